@@ -1,0 +1,5 @@
+"""The isthmus command."""
+
+
+def main() -> None:
+    """Run the command line."""

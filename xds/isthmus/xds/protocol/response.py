@@ -1,0 +1,60 @@
+"""What a protocol machine hands to the pump, and what it makes of a request."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from isthmus.xds.resource import Resource, TypeUrl
+
+
+class Outcome(enum.Enum):
+    """What a request turned out to be."""
+
+    SUBSCRIBED = "subscribed"
+    """It says what the client wants; it settles no response."""
+    ACKED = "acked"
+    NACKED = "nacked"
+    STALE = "stale"
+    """It answers a response that has been superseded."""
+
+
+class Response(msgspec.Struct, frozen=True):
+    """One response, not yet encoded. Streams that are sent the same content share the encoded bytes.
+
+    `generation` is the snapshot's that it brings the client to. `removed` is used by delta alone.
+    """
+
+    type_url: TypeUrl
+    version: str
+    nonce: str
+    resources: tuple[Resource, ...]
+    removed: tuple[str, ...] = ()
+    generation: int = 0
+    is_initial: bool = False
+    """It answers a subscription rather than bringing a change: its age says nothing about how quick a change was."""
+
+
+class Received(msgspec.Struct, frozen=True):
+    """What `receive` made of a request. `settled` is the response it acknowledges or rejects, `error` the client's text."""
+
+    outcome: Outcome
+    type_url: TypeUrl
+    settled: Response | None = None
+    error: str = ""
+
+
+class TypeStatus(msgspec.Struct, frozen=True):
+    """Where one type stands on one stream. Versions are empty strings until there is one."""
+
+    type_url: TypeUrl
+    sent: str = ""
+    acked: str = ""
+    in_flight: bool = False
+    wildcard: bool = False
+    subscribed: int = 0
+    sent_generation: int = 0
+    acked_generation: int = 0
+    error: str = ""
+    """The text of the last NACK, until a later response is acknowledged."""
