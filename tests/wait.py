@@ -6,12 +6,16 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
 
-async def eventually(check: Callable[[], T | Awaitable[T]], what: str, timeout: float = 10, every: float = 0.02) -> T:
+@overload
+async def eventually(check: Callable[[], Awaitable[T]], what: str, timeout: float = ..., every: float = ...) -> T: ...
+@overload
+async def eventually(check: Callable[[], T], what: str, timeout: float = ..., every: float = ...) -> T: ...
+async def eventually(check: Callable[[], object], what: str, timeout: float = 10, every: float = 0.02) -> object:
     """The first true result of `check`; an AssertionError naming `what` and the last result when the deadline passes.
 
     An exception of `check` (a server that does not answer yet) counts as false.
@@ -24,7 +28,7 @@ async def eventually(check: Callable[[], T | Awaitable[T]], what: str, timeout: 
             if inspect.isawaitable(result):
                 result = await result
             if result:
-                return result  # type: ignore[return-value]
+                return result
             last = result
         except (AssertionError, OSError, LookupError, ValueError) as e:
             last = e

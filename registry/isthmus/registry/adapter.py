@@ -32,7 +32,7 @@ class ReadStats(Protocol):
     def read(self) -> None:
         """One request was answered with a usable result."""
 
-    def error(self) -> None:
+    def failed(self) -> None:
         """One request failed."""
 
     def wake_up(self) -> None:

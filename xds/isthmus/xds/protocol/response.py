@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from isthmus.xds.resource import Resource, TypeUrl
+from isthmus.xds.resource import Resource
 
 
 class Outcome(enum.Enum):
@@ -23,10 +23,11 @@ class Outcome(enum.Enum):
 class Response(msgspec.Struct, frozen=True):
     """One response, not yet encoded. Streams that are sent the same content share the encoded bytes.
 
-    `generation` is the snapshot's that it brings the client to. `removed` is used by delta alone.
+    `type_url` is the client's word: delta answers for types that are not served too. `generation` is the snapshot's that it
+    brings the client to. `removed` is used by delta alone.
     """
 
-    type_url: TypeUrl
+    type_url: str
     version: str
     nonce: str
     resources: tuple[Resource, ...]
@@ -40,7 +41,7 @@ class Received(msgspec.Struct, frozen=True):
     """What `receive` made of a request. `settled` is the response it acknowledges or rejects, `error` the client's text."""
 
     outcome: Outcome
-    type_url: TypeUrl
+    type_url: str
     settled: Response | None = None
     error: str = ""
 
@@ -48,7 +49,7 @@ class Received(msgspec.Struct, frozen=True):
 class TypeStatus(msgspec.Struct, frozen=True):
     """Where one type stands on one stream. Versions are empty strings until there is one."""
 
-    type_url: TypeUrl
+    type_url: str
     sent: str = ""
     acked: str = ""
     in_flight: bool = False

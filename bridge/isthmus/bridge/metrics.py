@@ -1,0 +1,62 @@
+"""Registry metrics, read from the origins' status when Prometheus asks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from isthmus.registry.hub import Hub
+
+
+class RegistryCollector(Collector):
+    """`isthmus_registry_*`, one sample per origin."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def collect(self) -> Iterable[Metric]:
+        """The families as they stand."""
+        labels = ["origin", "kind"]
+        gauges = {
+            name: GaugeMetricFamily(f"isthmus_registry_{name}", text, labels=labels)
+            for name, text in (
+                ("synced", "1 when a complete listing has arrived since the start."),
+                ("last_success_timestamp_seconds", "When the registry last proved to be there and current."),
+                ("staleness_seconds", "Age of what is served, since the last proof of life; 0 while it is current."),
+                ("services", "Services that it knows."),
+                ("instances", "Instances that it knows, held ones included."),
+                ("quarantined", "Objects that could not be used."),
+                ("held", "Instances that are served although it does not list them."),
+            )
+        }
+        counters = {
+            name: CounterMetricFamily(f"isthmus_registry_{name}", text, labels=labels)
+            for name, text in (
+                ("reads", "Requests answered."),
+                ("errors", "Requests failed."),
+                ("watch_wake_ups", "Watches that came back because something changed."),
+            )
+        }
+        now = time.time()
+        held: dict[str, int] = {}
+        for hold in self._hub.holds:
+            held[hold.instance.origin] = held.get(hold.instance.origin, 0) + 1
+        for name, status in self._hub.statuses.items():
+            at = [name, status.origin.kind]
+            snapshot = self._hub.snapshot(name)
+            services = snapshot.services if snapshot else {}
+            gauges["synced"].add_metric(at, float(status.synced))
+            gauges["last_success_timestamp_seconds"].add_metric(at, status.last_success or 0.0)
+            gauges["staleness_seconds"].add_metric(at, 0.0 if status.stale_since is None else now - status.stale_since)
+            gauges["services"].add_metric(at, len(services))
+            gauges["instances"].add_metric(at, sum(len(s.instances) for s in services.values()))
+            gauges["quarantined"].add_metric(at, len(status.quarantined))
+            gauges["held"].add_metric(at, held.get(name, 0))
+            counters["reads"].add_metric(at, status.reads)
+            counters["errors"].add_metric(at, status.errors)
+            counters["watch_wake_ups"].add_metric(at, status.wake_ups)
+        yield from gauges.values()
+        yield from counters.values()

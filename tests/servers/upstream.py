@@ -1,0 +1,99 @@
+"""Small services that say who answered, and constant load that counts what failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+from aiohttp import web
+
+CLIENT_TIMEOUT = aiohttp.ClientTimeout(5)
+
+
+class Upstream:
+    """An HTTP service on a port of 127.0.0.1 that answers with its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.port = 0
+        self.requests = 0
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Stop accepting, finish what has begun."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _answer(self, _: web.Request) -> web.Response:
+        self.requests += 1
+        return web.Response(text=self.name)
+
+
+async def get(port: int, host: str) -> tuple[int, str]:
+    """One request through an Envoy's outbound listener: the status and the body."""
+    async with (
+        aiohttp.ClientSession(timeout=CLIENT_TIMEOUT) as session,
+        session.get(f"http://127.0.0.1:{port}/", headers={"Host": host}) as answer,
+    ):
+        return answer.status, (await answer.text()).strip()
+
+
+class Load:
+    """Requests for one host, one after another, until it is stopped."""
+
+    def __init__(self, port: int, host: str) -> None:
+        self.answers: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self._port = port
+        self._host = host
+
+    @property
+    def requests(self) -> int:
+        return self.answers.total() + len(self.failures)
+
+    def recent(self) -> Counter[str]:
+        """Answers since the last call."""
+        answers, self.answers = self.answers, Counter()
+        return answers
+
+    async def run(self) -> None:
+        """Ask for ever, about 200 times a second."""
+        async with aiohttp.ClientSession(timeout=CLIENT_TIMEOUT) as session:
+            while True:
+                try:
+                    async with session.get(f"http://127.0.0.1:{self._port}/", headers={"Host": self._host}) as answer:
+                        text = (await answer.text()).strip()
+                        if answer.status == 200:
+                            self.answers[text] += 1
+                        else:
+                            self.failures.append(f"{answer.status} {text}")
+                except (aiohttp.ClientError, TimeoutError) as e:
+                    self.failures.append(repr(e))
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def constant_load(port: int, host: str, streams: int = 2) -> AsyncIterator[Load]:
+    """Load while the block runs."""
+    load = Load(port, host)
+    tasks = [asyncio.create_task(load.run()) for _ in range(streams)]
+    try:
+        yield load
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        crashed = [r for r in results if isinstance(r, Exception)]
+        assert not crashed, crashed

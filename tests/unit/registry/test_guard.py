@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+
+from isthmus.registry.guard import Guarded, GuardRules, expire, guard
+from isthmus.registry.model import Snapshot
+from tests.world import mk_instance, mk_key, mk_service, mk_snapshot
+
+RULES = GuardRules(hold=60, shrink=0.5)
+A, B, C = (mk_instance(n) for n in (1, 2, 3))
+
+
+def ids(guarded: Guarded, name: str = "reviews") -> list[str]:
+    service = guarded.admitted.services.get(mk_key(name))
+    return [] if service is None else [i.id for i in service.instances]
+
+
+def begin(*snapshot: Snapshot) -> Guarded:
+    guarded = guard(None, snapshot[0], 0, relisted=True, rules=RULES)
+    for s in snapshot[1:]:
+        guarded = guard(guarded, s, 1, relisted=False, rules=RULES)
+    return guarded
+
+
+def test_an_instance_that_was_seen_to_go_is_gone() -> None:
+    guarded = begin(
+        mk_snapshot(mk_service("reviews", [A, B])), mk_snapshot(mk_service("reviews", [A]), changed=["reviews"])
+    )
+
+    assert ids(guarded) == ["i1"]
+    assert not guarded.holds
+
+
+def test_an_empty_registry_after_an_interruption_is_not_believed() -> None:
+    before = begin(mk_snapshot(mk_service("reviews", [A, B]), mk_service("ratings", [C]), cursor="900"))
+
+    guarded = guard(before, mk_snapshot(cursor="12"), 100, relisted=True, rules=RULES)
+
+    assert ids(guarded) == ["i1", "i2"]
+    assert ids(guarded, "ratings") == ["i3"]
+    assert {h.reason for h in guarded.holds.values()} == {
+        "the registry's position went back from 900 to 12: restarted empty or restored"
+    }
+
+
+def test_what_comes_back_is_no_longer_held_and_its_next_departure_counts() -> None:
+    before = begin(mk_snapshot(mk_service("reviews", [A, B]), cursor="900"))
+    empty = guard(before, mk_snapshot(cursor="12"), 100, relisted=True, rules=RULES)
+
+    back = guard(empty, mk_snapshot(mk_service("reviews", [A]), changed=["reviews"]), 101, relisted=False, rules=RULES)
+    gone = guard(back, mk_snapshot(mk_service("reviews"), changed=["reviews"]), 102, relisted=False, rules=RULES)
+
+    assert ids(back) == ["i1", "i2"]
+    assert [h.instance.id for h in back.holds.values()] == ["i2"]
+    assert ids(gone) == ["i2"]
+
+
+def test_a_hold_ends_when_the_same_place_is_registered_under_another_id() -> None:
+    before = begin(mk_snapshot(mk_service("reviews", [A]), cursor="900"))
+    empty = guard(before, mk_snapshot(cursor="12"), 100, relisted=True, rules=RULES)
+    renamed = mk_service("reviews", [type(A)("other", "consul", A.address, A.ports)])
+
+    back = guard(empty, mk_snapshot(renamed, changed=["reviews"]), 101, relisted=False, rules=RULES)
+
+    assert ids(back) == ["other"]
+
+
+def test_holds_end_by_themselves() -> None:
+    before = begin(mk_snapshot(mk_service("reviews", [A, B]), cursor="900"))
+    held = guard(before, mk_snapshot(cursor="12"), 100, relisted=True, rules=RULES)
+
+    assert held.due == 160
+    assert expire(held, 159) is held
+    after = expire(held, 160)
+    assert ids(after) == []
+    assert after.admitted.changed == {mk_key("reviews")}
+
+
+def test_a_few_absences_after_an_interruption_are_believed() -> None:
+    before = begin(mk_snapshot(mk_service("reviews", [A, B, C]), cursor="900"))
+
+    guarded = guard(before, mk_snapshot(mk_service("reviews", [A, B]), cursor="950"), 100, relisted=True, rules=RULES)
+
+    assert ids(guarded) == ["i1", "i2"]
+
+
+def test_a_sharp_shrink_after_an_interruption_is_not_believed() -> None:
+    before = begin(mk_snapshot(mk_service("reviews", [A, B, C]), cursor="900"))
+
+    guarded = guard(before, mk_snapshot(mk_service("reviews", [A]), cursor="950"), 100, relisted=True, rules=RULES)
+
+    assert ids(guarded) == ["i1", "i2", "i3"]
+    assert {h.reason for h in guarded.holds.values()} == {"only 1 of 3 instances were left after an interruption"}
+
+
+@pytest.mark.parametrize("relisted", [True, False])
+def test_absence_proves_nothing_while_the_adapter_doubts_it(relisted: bool) -> None:
+    """Also in a live watch, and for as long as the doubt lasts."""
+    before = begin(mk_snapshot(mk_service("reviews", [A, B])))
+    doubtful = mk_snapshot(changed=["reviews"], doubt="filtered by ACLs")
+
+    guarded = guard(before, doubtful, 100, relisted=relisted, rules=RULES)
+    later = guard(guarded, doubtful, 10_000, relisted=False, rules=RULES)
+    sure = guard(later, mk_snapshot(changed=[]), 10_001, relisted=False, rules=RULES)
+
+    assert ids(guarded) == ids(later) == ["i1", "i2"]
+    assert later.due is None
+    assert ids(sure) == []
+    assert sure.admitted.changed == {mk_key("reviews")}
+
+
+def test_zero_seconds_switch_it_off() -> None:
+    before = begin(mk_snapshot(mk_service("reviews", [A, B]), cursor="900"))
+
+    guarded = guard(before, mk_snapshot(cursor="12"), 100, relisted=True, rules=GuardRules(hold=0))
+
+    assert ids(guarded) == []

@@ -1,0 +1,66 @@
+"""Bytes joined by hand must be what protobuf itself would make of them."""
+
+from __future__ import annotations
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import base_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isthmus.xds.encode import to_delta_discovery_response, to_discovery_response
+from isthmus.xds.protocol.response import Response
+from isthmus.xds.resource import Resource, TypeUrl
+
+names = st.text(min_size=1, max_size=300)
+responses = st.builds(
+    lambda resources, removed, version, nonce: Response(
+        TypeUrl.CLUSTER,
+        version,
+        nonce,
+        tuple(
+            Resource.of(TypeUrl.CLUSTER, n, cluster_pb2.Cluster(name=n, alt_stat_name="x" * size))
+            for n, size in resources
+        ),
+        tuple(removed),
+    ),
+    st.lists(st.tuples(names, st.integers(0, 40_000)), max_size=4),
+    st.lists(names, max_size=3),
+    names,
+    names,
+)
+CONTROL_PLANE = base_pb2.ControlPlane(identifier="isthmus")
+
+
+@given(responses)
+def test_state_of_the_world(response: Response) -> None:
+    parsed = discovery_pb2.DiscoveryResponse.FromString(
+        to_discovery_response(response, CONTROL_PLANE.SerializeToString())
+    )
+
+    expected = discovery_pb2.DiscoveryResponse(
+        version_info=response.version, type_url=response.type_url, nonce=response.nonce, control_plane=CONTROL_PLANE
+    )
+    for resource in response.resources:
+        expected.resources.add(type_url=response.type_url, value=resource.body)
+    assert parsed == expected
+
+
+@given(responses)
+def test_delta(response: Response) -> None:
+    parsed = discovery_pb2.DeltaDiscoveryResponse.FromString(
+        to_delta_discovery_response(response, CONTROL_PLANE.SerializeToString())
+    )
+
+    expected = discovery_pb2.DeltaDiscoveryResponse(
+        system_version_info=response.version,
+        type_url=response.type_url,
+        nonce=response.nonce,
+        removed_resources=response.removed,
+        control_plane=CONTROL_PLANE,
+    )
+    for resource in response.resources:
+        item = expected.resources.add(name=resource.name, version=resource.version)
+        item.resource.type_url = response.type_url
+        item.resource.value = resource.body
+    assert parsed == expected

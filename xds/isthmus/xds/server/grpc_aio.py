@@ -1,0 +1,203 @@
+"""The transport on grpc.aio: raw bytes through C-core, one task per stream.
+
+A stream's handler task writes, a second one reads. At most one message is on its way per stream; while it is, `send` refuses and
+WRITABLE follows, so a slow reader costs one message of memory whatever happens meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+import msgspec
+
+from isthmus.xds.server.transport import Event, EventKind, TLSConfig
+
+MAX_MESSAGE = 16 << 20
+"""Bytes of one request: an acknowledgement that names 100,000 clusters has room."""
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A taken port must be an error, not a second server that gets every other connection.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_concurrent_streams", 2**31 - 1),
+    # The defaults (1,000 and 3,000) cancel streams when thousands of proxies come back at once.
+    ("grpc.server.max_pending_requests", 1_000_000),
+    ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+)
+
+
+class _Stream:
+    """One open call."""
+
+    def __init__(self, stream_id: int) -> None:
+        self.id = stream_id
+        self.message: bytes | None = None
+        self.busy = False
+        self.refused = False
+        self.status: tuple[int, str] | None = None
+        self.wake = asyncio.Event()
+
+
+class GrpcAioTransport:
+    """`isthmus.xds.server.transport.Transport` on grpc.aio. Events are handed over one by one, as they happen."""
+
+    def __init__(self) -> None:
+        self._servers: list[grpc.aio.Server] = []
+        self._streams: dict[int, _Stream] = {}
+        self._ids = itertools.count(1)
+        self._on_events: Callable[[list[Event]], None] = lambda _: None
+
+    def start(self, loop: asyncio.AbstractEventLoop, on_events: Callable[[list[Event]], None]) -> None:
+        """Begin; grpc.aio runs on the loop that is running, which must be `loop`."""
+        if asyncio.get_running_loop() is not loop:
+            raise RuntimeError("grpc.aio serves on the running loop only")
+        self._on_events = on_events
+
+    async def listen(self, address: str, tls: TLSConfig | None) -> str:
+        """Serve on `host:port` (port 0: any) or `unix:/path`; returns the real address.
+
+        Raises:
+            OSError: the address cannot be bound.
+
+        """
+        server = grpc.aio.server(options=_OPTIONS)
+        server.add_generic_rpc_handlers((_AnyMethod(self._serve),))
+        try:
+            port = (
+                server.add_insecure_port(address)
+                if tls is None
+                else server.add_secure_port(
+                    address,
+                    grpc.ssl_server_credentials(
+                        [(tls.key, tls.certificate)], tls.client_ca or None, require_client_auth=bool(tls.client_ca)
+                    ),
+                )
+            )
+        except RuntimeError as e:
+            raise OSError(f"cannot listen on {address}: {_bind_reason(e)}") from None
+        await server.start()
+        self._servers.append(server)
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+    def send(self, ids: Sequence[int], message: bytes) -> list[int]:
+        """Send one message to many streams; returns the ids that refused."""
+        refused: list[int] = []
+        for stream_id in ids:
+            stream = self._streams.get(stream_id)
+            if stream is None or stream.status is not None:
+                continue
+            if stream.busy:
+                stream.refused = True
+                refused.append(stream_id)
+                continue
+            stream.busy = True
+            stream.message = message
+            stream.wake.set()
+        return refused
+
+    def close(self, ids: Sequence[int], status: int, details: str) -> None:
+        """End streams with a gRPC status, after the message that is on its way."""
+        for stream_id in ids:
+            stream = self._streams.get(stream_id)
+            if stream is not None and stream.status is None:
+                stream.status = (status, details)
+                stream.wake.set()
+
+    async def stop(self, grace: float) -> None:
+        """Stop accepting; end every stream with UNAVAILABLE, which clients take as "come back", within `grace` seconds."""
+        stopping = [asyncio.ensure_future(server.stop(grace)) for server in self._servers]
+        self.close(list(self._streams), grpc.StatusCode.UNAVAILABLE.value[0], "the server is shutting down")
+        await asyncio.gather(*stopping)
+
+    async def _serve(self, path: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        stream = _Stream(next(self._ids))
+        self._streams[stream.id] = stream
+        self._emit(
+            Event(
+                EventKind.OPEN,
+                stream.id,
+                path=path,
+                peer=context.peer(),
+                tls_identity=_tls_identity(context),
+                metadata={str(k): v for k, v in context.invocation_metadata() or () if isinstance(v, str)},
+            )
+        )
+        reader = asyncio.ensure_future(self._read(stream, context))
+        reason = "cancelled by the client"
+        try:
+            reason = await self._write(stream, context)
+        finally:
+            reader.cancel()
+            del self._streams[stream.id]
+            self._emit(Event(EventKind.CLOSED, stream.id, reason=reason))
+        if stream.status is not None and stream.status[0]:
+            await context.abort(_STATUS[stream.status[0]], stream.status[1])
+
+    async def _read(self, stream: _Stream, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        try:
+            while (message := await context.read()) is not grpc.aio.EOF:
+                self._emit(Event(EventKind.MESSAGE, stream.id, message=message))
+        except (grpc.aio.BaseError, asyncio.InvalidStateError):
+            return  # the call has ended; its handler is being cancelled and reports that
+        self._emit(Event(EventKind.HALF_CLOSED, stream.id))
+
+    async def _write(self, stream: _Stream, context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
+        """Write until the stream is closed; returns why it was."""
+        while True:
+            await stream.wake.wait()
+            stream.wake.clear()
+            if stream.message is not None:
+                message, stream.message = stream.message, None
+                try:
+                    await context.write(message)
+                except (grpc.aio.BaseError, asyncio.InvalidStateError) as e:
+                    return f"write failed: {e}"
+                stream.busy = False
+                if stream.refused:
+                    stream.refused = False
+                    self._emit(Event(EventKind.WRITABLE, stream.id))
+            if stream.status is not None and stream.message is None:
+                return stream.status[1]
+
+    def _emit(self, event: Event) -> None:
+        self._on_events([event])
+
+
+class _AnyMethod(grpc.GenericRpcHandler):
+    """Takes every method as a raw bidirectional stream; the core decides which paths exist."""
+
+    def __init__(self, serve: Callable[[str, grpc.aio.ServicerContext[bytes, bytes]], Any]) -> None:
+        self._serve = serve
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+        path = handler_call_details.method
+
+        async def serve(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+            await self._serve(path, context)
+
+        return grpc.stream_stream_rpc_method_handler(serve)  # type: ignore[arg-type] # an asyncio handler
+
+
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _tls_identity(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
+    """The client certificate's first URI or DNS name, empty without one."""
+    names = context.auth_context().get("x509_subject_alternative_name", ())
+    return next((n.decode() for n in names), "")
+
+
+def _bind_reason(error: RuntimeError) -> str:
+    text = str(error)
+    return "the address is in use" if "in use" in text else msgspec.json.encode(text).decode()

@@ -1,0 +1,202 @@
+"""The catalog of a mesh, as Envoy's resources.
+
+    services ──► parts ──► claims ──► settlement ─┬─► resources of those that take part
+                 (one per service, kept)          └─► virtual hosts (one per service, kept) ──► route configuration
+
+Translation is a function of the mesh. What the translation before it found out about services that have not changed since is
+shared, whether the catalog hints at what changed or all is compared: the outcome is the same. A change of instances ends at
+the first arrow, since claims come from names and ports alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from isthmus.registry.model import Conflict, ServiceKey
+from isthmus.xds import names
+from isthmus.xds.resource import Resource, TypeUrl
+from isthmus.xds.translate.contest import Settlement, domains_of, settle
+from isthmus.xds.translate.listeners import OUTBOUND_HTTP, tcp_listener_name, to_http_listener
+from isthmus.xds.translate.mesh import Mesh
+from isthmus.xds.translate.part import Claim, Part, to_part
+from isthmus.xds.translate.routes import encode_route_configuration, encode_virtual_host, to_virtual_host
+
+
+class Hosts(msgspec.Struct, frozen=True):
+    """The encoded virtual hosts of a service, and what they were made from."""
+
+    claim: Claim
+    lost: frozenset[str]
+    encoded: bytes
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """What the next translation takes up. Nobody else reads it."""
+
+    parts: Mapping[ServiceKey, Part] = {}
+    settlement: Settlement = Settlement()
+    hosts: Mapping[ServiceKey, Hosts] = {}
+
+
+class Translation(msgspec.Struct, frozen=True):
+    """All resources of a mesh.
+
+    `changed` names, by type, what was added, altered or removed since the translation before; None when there was none.
+    """
+
+    mesh: Mesh
+    resources: Mapping[TypeUrl, Mapping[str, Resource]]
+    changed: Mapping[TypeUrl, frozenset[str]] | None
+    conflicts: tuple[Conflict, ...]
+    progress: Progress
+
+
+_NOTHING: Mapping[TypeUrl, Mapping[str, Resource]] = {type_url: {} for type_url in TypeUrl}
+_NO_NAMES: frozenset[str] = frozenset()
+
+
+def translate(mesh: Mesh, previous: Translation | None = None) -> Translation:
+    """Translate a mesh, sharing with `previous` what has not changed.
+
+    `mesh.catalog.changed`, unless None, must name every key whose service differs from the one in `previous`.
+    """
+    before = Progress() if previous is None else previous.progress
+    old = _NOTHING if previous is None else previous.resources
+
+    changed_keys = _changed_keys(mesh, previous)
+    parts = _parts(mesh, before.parts, changed_keys) if changed_keys else before.parts
+    settings_changed = previous is None or previous.mesh.settings != mesh.settings
+    settlement, hosts = before.settlement, before.hosts
+    if settings_changed or any(_claim(parts, key) != _claim(before.parts, key) for key in changed_keys):
+        outbound = tcp_listener_name(mesh.settings.outbound_address, mesh.settings.outbound_port)
+        settlement = settle({key: part.claim for key, part in parts.items()}, outbound)
+        hosts = {
+            key: _hosts(parts[key].claim, settlement.lost.get(key, _NO_NAMES), hosts.get(key))
+            for key in settlement.order
+        }
+
+    affected = changed_keys | _affected(before.settlement, settlement)
+    touched: dict[TypeUrl, dict[str, Resource | None]] = {type_url: {} for type_url in TypeUrl}
+    for key in affected:
+        for resource in _granted(key, before.parts, before.settlement):
+            touched[resource.type_url][resource.name] = None
+    for key in affected:
+        for resource in _granted(key, parts, settlement):
+            touched[resource.type_url][resource.name] = resource
+    if settings_changed:
+        listener = to_http_listener(mesh.settings)
+        touched[TypeUrl.LISTENER][OUTBOUND_HTTP] = Resource.of(TypeUrl.LISTENER, OUTBOUND_HTTP, listener)
+    if hosts is not before.hosts:
+        body = encode_route_configuration(hosts[key].encoded for key in settlement.order)
+        touched[TypeUrl.ROUTE][OUTBOUND_HTTP] = Resource.of_bytes(TypeUrl.ROUTE, OUTBOUND_HTTP, body)
+
+    differing = {type_url: _differing(old[type_url], touched[type_url]) for type_url in TypeUrl}
+    return Translation(
+        mesh=mesh,
+        resources={type_url: _applied(old[type_url], touched[type_url], differing[type_url]) for type_url in TypeUrl},
+        changed=None if previous is None else differing,
+        conflicts=_conflicts(parts, settlement),
+        progress=Progress(parts, settlement, hosts),
+    )
+
+
+def _changed_keys(mesh: Mesh, previous: Translation | None) -> frozenset[ServiceKey]:
+    services = mesh.catalog.services
+    if previous is None:
+        return frozenset(services)
+    before = previous.mesh
+    if before.settings != mesh.settings:
+        return frozenset(services) | frozenset(before.catalog.services)
+    changed = mesh.catalog.changed
+    if changed is None:
+        changed = _differing_keys(before.catalog.services, services)
+    return changed | _differing_keys(before.virtual_ips, mesh.virtual_ips)
+
+
+def _differing_keys(old: Mapping[ServiceKey, object], new: Mapping[ServiceKey, object]) -> frozenset[ServiceKey]:
+    if old is new:
+        return frozenset()
+    gone = old.keys() - new.keys()
+    return frozenset(gone.union(key for key, value in new.items() if old.get(key) != value))
+
+
+def _parts(
+    mesh: Mesh, before: Mapping[ServiceKey, Part], changed_keys: Iterable[ServiceKey]
+) -> Mapping[ServiceKey, Part]:
+    parts = dict(before)
+    for key in changed_keys:
+        service = mesh.catalog.services.get(key)
+        if service is None:
+            parts.pop(key, None)
+        else:
+            parts[key] = to_part(service, mesh.virtual_ips.get(key), mesh.settings, before.get(key))
+    return parts
+
+
+def _claim(parts: Mapping[ServiceKey, Part], key: ServiceKey) -> Claim | None:
+    part = parts.get(key)
+    return None if part is None else part.claim
+
+
+def _hosts(claim: Claim, lost: frozenset[str], before: Hosts | None) -> Hosts:
+    if before is not None and (before.claim is claim or before.claim == claim) and before.lost == lost:
+        return before
+    encoded = b""
+    for number in claim.http_ports:
+        # Callers may leave out the first port, and that one only.
+        wanted = [d for tier in claim.hosts for host in tier for d in domains_of(host, [number])]
+        if number != claim.http_ports[0]:
+            wanted = [d for d in wanted if d.endswith(f":{number}")]
+        domains = [d for d in wanted if d not in lost]
+        if domains:
+            name = f"{claim.hostname}:{number}"
+            encoded += encode_virtual_host(to_virtual_host(name, domains, names.outbound(number, claim.hostname)))
+    return Hosts(claim, lost, encoded)
+
+
+def _affected(before: Settlement, after: Settlement) -> frozenset[ServiceKey]:
+    """Keys whose resources the settlement lets in or keeps out anew."""
+    if before is after:
+        return frozenset()
+    lost = {key for key in before.lost.keys() | after.lost.keys() if before.lost.get(key) != after.lost.get(key)}
+    return (before.left_out ^ after.left_out) | lost
+
+
+def _granted(key: ServiceKey, parts: Mapping[ServiceKey, Part], settlement: Settlement) -> Iterable[Resource]:
+    part = parts.get(key)
+    if part is None or key in settlement.left_out:
+        return ()
+    lost = settlement.lost.get(key)
+    if not lost:
+        return part.resources
+    return [r for r in part.resources if r.type_url is not TypeUrl.LISTENER or r.name not in lost]
+
+
+def _differing(old: Mapping[str, Resource], touched: Mapping[str, Resource | None]) -> frozenset[str]:
+    return frozenset(name for name, resource in touched.items() if _version(old.get(name)) != _version(resource))
+
+
+def _version(resource: Resource | None) -> str | None:
+    return None if resource is None else resource.version
+
+
+def _applied(
+    old: Mapping[str, Resource], touched: Mapping[str, Resource | None], differing: Iterable[str]
+) -> Mapping[str, Resource]:
+    if not differing:
+        return old
+    new = dict(old)
+    for name in differing:
+        resource = touched[name]
+        if resource is None:
+            del new[name]
+        else:
+            new[name] = resource
+    return new
+
+
+def _conflicts(parts: Mapping[ServiceKey, Part], settlement: Settlement) -> tuple[Conflict, ...]:
+    own = [conflict for part in parts.values() if part.conflicts for conflict in part.conflicts]
+    return tuple(sorted({*own, *settlement.conflicts})) if own else settlement.conflicts
