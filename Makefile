@@ -13,6 +13,8 @@ NAME ?=
 
 BIN := .venv/bin
 UV := $(BIN)/uv
+# There once .venv has this version of uv.
+STAMP := .venv/.uv-$(UV_VERSION)
 
 # uv is to use .venv, whatever environment the caller's shell has activated.
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
@@ -20,12 +22,13 @@ unexport VIRTUAL_ENV
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help demo test check peers bench bench-check stubs format dev clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
-demo: $(UV) ## Show the whole path on this machine: registry, bridge, Envoy, requests (ARGS="--once")
+demo: $(STAMP) ## Show the whole path on this machine: registry, bridge, Envoy, requests (ARGS="--once")
 	@$(UV) sync $(if $(wildcard $(BIN)/isthmus),--quiet) --inexact --no-dev --frozen
 	@$(BIN)/python -m tests.peers $(DEMO_ENVOY)
 	@exec $(BIN)/isthmus demo $(ARGS)
@@ -42,7 +45,7 @@ check: dev ## Check format, lint, types, import arrows, stubs and the lock file
 	$(BIN)/mypy
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
-peers: $(UV) ## Fetch or build the real servers that tests use (Envoy 1.36 to 1.40, Consul)
+peers: $(STAMP) ## Fetch or build the real servers that tests use (Envoy 1.36 to 1.40, Consul)
 	@$(BIN)/python -m tests.peers
 
 bench: dev peers ## Measure (NAME=spine for one benchmark); rows go to bench/results/
@@ -58,16 +61,18 @@ format: dev ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format
 
-dev: $(UV) ## Create or update .venv with all that development needs
+dev: $(STAMP) ## Create or update .venv with all that development needs
 	@$(UV) sync $(if $(wildcard $(BIN)/pytest),--quiet) --inexact --locked
 
 clean: ## Remove what was made in the checkout (the cache of Envoy and Consul stays)
 	rm -rf .venv dist build bench/results .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(UV):
+$(STAMP):
 	@command -v $(PYTHON) >/dev/null || { echo "Isthmus needs Python 3.11 or later, and '$(PYTHON)' is not there. Name one that is: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Isthmus needs Python 3.11 or later, and $(PYTHON) is %d.%d. Name another: make PYTHON=/path/to/python3" % sys.version_info[:2])'
-	@echo "Creating .venv with uv $(UV_VERSION)" >&2
+	@echo "Preparing .venv with uv $(UV_VERSION)" >&2
 	@$(PYTHON) -m venv .venv >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) >&2
+	@rm -f .venv/.uv-*
+	@touch $@

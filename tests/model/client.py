@@ -196,6 +196,7 @@ class Session:
         self.client = client
         self.now = 0.0
         self.sent = 0
+        """Resources and removals, in all."""
         self.bound_ran_out = False
         self.connect(snapshot)
 
@@ -223,7 +224,7 @@ class Session:
         for response in self.stream.responses(self.now):
             self._audit(response)
             self.inbox.append(response)
-            self.sent += 1
+            self.sent += len(response.resources) + len(response.removed)
         assert not self.stream.responses(self.now), "asked again, it sends more"
 
     def to_server(self) -> Received:
@@ -259,7 +260,9 @@ class Session:
             self.opened[type_url] = names
             if first and type_url in WHOLE and not names:
                 asked.add("*")
-            wanted = [r for n, r in self._snapshot.of_type(type_url).items() if self.client_wants(type_url, first, names, n)]
+            wanted = [
+                r for n, r in self._snapshot.of_type(type_url).items() if self.client_wants(type_url, first, names, n)
+            ]
             if first and request.version_info == str(SetVersion.of(wanted)):
                 offered.update((r.name, r.version) for r in wanted)
                 asked.clear()
@@ -322,4 +325,3 @@ class Session:
                 if not whole or before.get(name) != version:
                     self.offered[EDS].pop(name, None)
                     self.renewed.add(name)
-

@@ -16,6 +16,9 @@ from tests.wait import eventually
 
 MANAGEMENT_TOKEN = "3d1b2ad6-2f5e-4f5f-9a1c-6c6f1e0d4a11"  # noqa: S105 - of a server that lives for one test
 
+NODE = "agent"
+"""The agent's own node. It takes back what others register there, so `catalog_register` needs another one."""
+
 
 def find_consul() -> Path:
     """The `consul` program; skips the test, or fails it with ISTHMUS_PEERS=required, when there is none."""
@@ -32,8 +35,12 @@ class Consul(Process):
         directory.mkdir(parents=True, exist_ok=True)
         ports = {"dns": -1, "grpc": -1, "grpc_tls": -1, "https": -1, "http": self.port}
         ports |= {name: free_port() for name in ("serf_lan", "serf_wan", "server")}
-        # Clean-up intervals of a real cluster; checks are synchronised at once.
-        config = {"ports": ports, "check_update_interval": "0s", "disable_update_check": True} | dict(settings or {})
+        config = {
+            "node_name": NODE,
+            "ports": ports,
+            "check_update_interval": "0s",
+            "disable_update_check": True,
+        } | dict(settings or {})
         file = directory / "consul.json"
         file.write_text(json.dumps(config))
         argv = [str(find_consul()), "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn"]
@@ -119,6 +126,15 @@ class Consul(Process):
         """Take such an instance away, or without an id the node with all it has."""
         body = {"Node": node} | ({"ServiceID": id_} if id_ else {})
         await self.put("/v1/catalog/deregister", body)
+
+    async def wipe(self) -> None:
+        """Take away everything but Consul itself, and end maintenance."""
+        await self.node_maintenance(False)
+        for id_ in await self.get("/v1/agent/services"):
+            await self.deregister(id_)
+        for node in await self.get("/v1/catalog/nodes"):
+            if node["Node"] != NODE:
+                await self.catalog_deregister(node["Node"])
 
     async def get(self, path: str) -> Any:
         """A GET of its API, decoded."""

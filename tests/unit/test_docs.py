@@ -46,9 +46,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     """Every command of the shell blocks and every `make` or `isthmus` in running text, as words."""
     for block in blocks("sh"):
         for line in block.text.splitlines():
-            for part in re.split(r"\s[|&>]+\s|\s#\s", line)[:1]:
-                if words := shlex.split(part, comments=True):
-                    yield block.where, words
+            if words := shlex.split(re.split(r"\s[|&>]+\s", line)[0], comments=True):
+                yield block.where, words
     for page in PAGES:
         for found in re.finditer(r"`((?:make|isthmus) [^`]*)`", page.read_text()):
             yield str(page.relative_to(ROOT)), shlex.split(found[1])

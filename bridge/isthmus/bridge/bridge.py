@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -16,11 +17,12 @@ from pathlib import Path
 import msgspec
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, GCCollector, Info, PlatformCollector, ProcessCollector
 
 from isthmus.bridge.config import Config, ConsulRegistry, Registry, split_address
 from isthmus.bridge.http import application
 from isthmus.bridge.metrics import RegistryCollector
+from isthmus.bridge.preflight import PreflightError, preflight
 from isthmus.bridge.state import StateError, VirtualIPs
 from isthmus.registry.adapter import Adapter
 from isthmus.registry.consul import ConsulAdapter
@@ -41,7 +43,7 @@ DRAIN_SECONDS = 2.0
 
 
 class StartError(Exception):
-    """The bridge cannot start; one sentence for the operator."""
+    """The bridge cannot start, or not with that configuration; one sentence for the operator."""
 
 
 class Bridge:
@@ -50,35 +52,44 @@ class Bridge:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.catalog = Catalog({})
-        self.translation_conflicts: tuple[Conflict, ...] = ()
+        self.conflicts: tuple[Conflict, ...] = ()
         self.virtual_ips: Mapping[ServiceKey, str] = {}
         self.xds_address = ""
         self.http_address = ""
+        self.stopping = False
         self._stack = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
         """Listen, and begin to read the registries. Raises StartError."""
         try:
             await self._start()
-        except (StateError, OSError) as e:
+        except BaseException:
             await self.stop()
-            raise StartError(str(e)) from e
+            raise
 
     async def _start(self) -> None:
         config = self.config
-        self._vips = VirtualIPs(Path(config.state_dir), config.mesh.virtual_ips)
+        _look_ahead(config)
+        try:
+            self._vips = VirtualIPs(Path(config.state_dir), config.mesh.virtual_ips)
+        except StateError as e:
+            raise StartError(str(e)) from None
         metrics = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=metrics)
         self.hub = Hub(config.guard, config.sync_timeout)
         self._stack.push_async_callback(self.hub.close)
         metrics.register(RegistryCollector(self.hub))
-        identifier = f"isthmus {version('isthmus')} on {socket.gethostname()}"
-        self.server = XdsServer(GrpcAioTransport(), XdsMetrics(metrics), identifier)
+        release = version("isthmus")
+        Info("isthmus", "The bridge that answers.", registry=metrics).info({"version": release})
+        self.server = XdsServer(GrpcAioTransport(), XdsMetrics(metrics), f"isthmus {release} on {socket.gethostname()}")
         self.server.start()
-        self._stack.push_async_callback(self.server.stop, DRAIN_SECONDS)
         self.http_address = await self._serve_http(config.http.address, metrics)
-        self.xds_address = await self.server.listen(config.xds.address)
+        self._stack.push_async_callback(self.server.stop, DRAIN_SECONDS)
+        try:
+            self.xds_address = await self.server.listen(config.xds.address)
+        except OSError as e:
+            raise StartError(f"xds.address {config.xds.address}: {e.strerror or e}") from None
         for registry in config.registries:
             self._add(registry)
         self._pipeline = asyncio.create_task(self._run(), name="pipeline")
@@ -86,7 +97,8 @@ class Bridge:
         log.info("bridge.started", xds=self.xds_address, http=self.http_address, registries=list(self.hub.statuses))
 
     async def stop(self) -> None:
-        """End everything in the opposite order; proxies are told to come back."""
+        """End everything in the opposite order; proxies are told to come back, and the HTTP side says so to the last."""
+        self.stopping = True
         await self._stack.aclose()
 
     async def failed(self) -> None:
@@ -94,49 +106,56 @@ class Bridge:
         await asyncio.shield(self._pipeline)
 
     async def reload(self, config: Config) -> None:
-        """Take over other registries and mesh settings; what is unchanged goes on untouched.
+        """Take over other registries; what is unchanged goes on untouched.
 
-        Addresses and the state directory cannot change while running: a difference is reported and ignored.
+        A registry whose settings differ keeps what it said last until it has listed anew. One that is gone stays until those
+        that are new have listed, or have had `sync_timeout`: it may be the same one under another name. What cannot change
+        while running (addresses, the mesh's settings, ...) is reported and left as it is.
+
+        Raises:
+            StartError: something that the configuration refers to cannot be used. Nothing has changed.
+
         """
-        fixed = {"xds", "http", "state_dir", "mesh", "guard"}
-        ignored = sorted(f for f in fixed if getattr(config, f) != getattr(self.config, f))
+        _look_ahead(config)
+        ignored = [f for f in _FIXED if getattr(config, f) != getattr(self.config, f)]
         if ignored:
             log.warning("bridge.restart_needed", fields=ignored)
         before = {r.name: r for r in self.config.registries}
         after = {r.name: r for r in config.registries}
-        for name in before.keys() - after.keys():
+        changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+        for name in changed:
+            if name in before and name in after:
+                same_kind = type(before[name]) is type(after[name])
+                status = self.hub.statuses[name] if same_kind else _status(after[name])
+                await self.hub.replace(_adapter(after[name], status), status)
+            elif name in after:
+                self._add(after[name])
+        new, gone = after.keys() - before.keys(), before.keys() - after.keys()
+        if new and gone:
+            log.info("bridge.reload_waits", until_listed=sorted(new), before_removing=sorted(gone))
+            await self.hub.wait_synced(new, config.sync_timeout)
+        for name in gone:
             await self.hub.remove(name)
-        for name, registry in after.items():
-            if name not in before:
-                self._add(registry)
-            elif registry == before[name]:
-                continue
-            elif type(registry) is type(before[name]):
-                status = self.hub.statuses[name]
-                await self.hub.replace(_adapter(registry, status))
-            else:
-                await self.hub.remove(name)
-                self._add(registry)
         if list(before) != list(after):
             self.hub.set_order(list(after))
-        self.config = msgspec.structs.replace(self.config, registries=config.registries)
-        changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+        self.config = msgspec.structs.replace(
+            self.config, registries=config.registries, sync_timeout=config.sync_timeout
+        )
         log.info("bridge.reloaded", registries=list(after), changed=changed)
 
     def _add(self, registry: Registry) -> None:
-        kind = "consul" if isinstance(registry, ConsulRegistry) else "file"
-        status = OriginStatus(Origin(registry.name, kind))
+        status = _status(registry)
         self.hub.add(_adapter(registry, status), status)
 
     async def _serve_http(self, address: str, metrics: CollectorRegistry) -> str:
         host, port = split_address(address, ["http", "address"])
-        runner = web.AppRunner(application(self, metrics), access_log=None)
+        runner = web.AppRunner(application(self, metrics), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as e:
-            raise StartError(f"http.address {address}: {e.strerror or e}") from None
+            raise StartError(f"http.address {address}: {_reason(e)}") from None
         real = runner.addresses[0][1]
         return f"{address.rpartition(':')[0]}:{real}"
 
@@ -149,10 +168,10 @@ class Bridge:
                 self.virtual_ips = await self._vips.assign(catalog)
             except StateError as e:
                 # The services that have their address go on; the others get no listener and are named as conflicts.
-                log.error("bridge.virtual_ips_failed", error=str(e))
+                log.error("bridge.virtual_ips_failed", error=str(e))  # noqa: TRY400 - a sentence, no traceback
             translation = translate(Mesh(catalog, settings, self.virtual_ips), translation)
             self.catalog = catalog
-            self._report(translation.conflicts)
+            self._report((*catalog.conflicts, *translation.conflicts))
             before = self.server.snapshot
             snapshot = publish(before, translation.resources, translation.changed, catalog.changed_at)
             self.server.update(snapshot)
@@ -161,9 +180,26 @@ class Bridge:
                 log.debug("bridge.published", generation=snapshot.generation, **changed)
 
     def _report(self, conflicts: tuple[Conflict, ...]) -> None:
-        for conflict in set(conflicts) - set(self.translation_conflicts):
+        for conflict in sorted(set(conflicts) - set(self.conflicts)):
             log.warning("mesh.conflict", subject=conflict.subject, kept=conflict.kept, dropped=conflict.dropped)
-        self.translation_conflicts = conflicts
+        self.conflicts = conflicts
+
+
+_FIXED = ("guard", "http", "mesh", "state_dir", "xds")
+"""Fields of the configuration that need a restart."""
+
+
+def _look_ahead(config: Config) -> None:
+    try:
+        remarks = preflight(config)
+    except PreflightError as e:
+        raise StartError(str(e)) from None
+    for remark in remarks:
+        log.warning("bridge.remark", remark=remark)
+
+
+def _status(registry: Registry) -> OriginStatus:
+    return OriginStatus(Origin(registry.name, "consul" if isinstance(registry, ConsulRegistry) else "file"))
 
 
 def _adapter(registry: Registry, status: OriginStatus) -> Adapter:
@@ -175,3 +211,8 @@ def _adapter(registry: Registry, status: OriginStatus) -> Adapter:
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _reason(error: OSError) -> str:
+    """asyncio repeats the address in its own text; the system's words for the number are enough."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)

@@ -16,26 +16,29 @@ state_dir: /var/lib/isthmus
 
 from __future__ import annotations
 
-import difflib
+import ipaddress
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
+from isthmus.bridge.explain import Step, dotted, explain
 from isthmus.registry.consul import ConsulConfig
 from isthmus.registry.file import FileConfig
 from isthmus.registry.guard import GuardRules
 from isthmus.registry.marked_yaml import Marked, MarkedYAMLError, parse_marked_yaml
 
 MAX_BYTES = 1 << 20
-_REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
+"""Bytes of the configuration file, and of a file that `${file:...}` names."""
+MAX_HOLD = 7 * 24 * 3600
+"""Seconds; whoever does not believe a registry for a week has another problem."""
+
+_REFERENCE = re.compile(r"\$\{(?:(env|file):([^${}]+)\})?")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-
-PortNumber = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class ConfigError(Exception):
@@ -83,7 +86,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     xds: ListenConfig = ListenConfig("127.0.0.1:15010")
     http: ListenConfig = ListenConfig("127.0.0.1:15014")
     guard: GuardRules = GuardRules()
-    sync_timeout: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    sync_timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30.0
     state_dir: str = "/var/lib/isthmus"
 
 
@@ -95,8 +98,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
 
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
+        text = _read(path)
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
     if len(text) > MAX_BYTES:
@@ -115,128 +117,127 @@ def parse(text: bytes, path: Path, environment: Mapping[str, str]) -> Config:
         marked = parse_marked_yaml(text)
     except MarkedYAMLError as e:
         raise ConfigError(f"{path}:{e.line}: {e.reason}") from None
-    if not isinstance(marked.value, dict):
-        raise ConfigError(f"{path}: expected a mapping with `registries`, got {type(marked.value).__name__}")
     try:
-        config = msgspec.convert(_resolve(marked.value, [], path.parent, environment), Config)
+        config = msgspec.convert(_resolve(marked, [], path.parent, environment), Config)
         _check(config)
     except _AtError as e:
-        raise ConfigError(f"{path}:{marked.line_of(e.path)}: {_dotted(e.path)}: {e.reason}") from None
+        steps, reason = e.path, e.reason
     except msgspec.ValidationError as e:
-        raise ConfigError(_explain(path, marked, str(e))) from None
-    return _anchored(config, path.parent)
+        steps, reason = explain(Config, marked, str(e))
+    else:
+        return _anchored(config, path.parent)
+    raise ConfigError(f"{path}:{marked.line_of(steps)}: {dotted(steps)}{': ' if steps else ''}{reason}")
 
 
 class _AtError(Exception):
     """Something is wrong at a path."""
 
-    def __init__(self, path: list[str | int], reason: str) -> None:
+    def __init__(self, path: list[Step], reason: str) -> None:
         super().__init__(reason)
         self.path = path
         self.reason = reason
 
 
-def _resolve(value: Any, at: list[str | int], folder: Path, environment: Mapping[str, str]) -> Any:
-    """Replace `${env:NAME}` and `${file:path}` in every string."""
-    if isinstance(value, dict):
-        return {k: _resolve(v, [*at, k], folder, environment) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_resolve(v, [*at, i], folder, environment) for i, v in enumerate(value)]
-    if isinstance(value, str):
-        return _REFERENCE.sub(lambda m: _reference(m[1], m[2], at, folder, environment), value)
-    return value
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
-def _reference(kind: str, name: str, at: list[str | int], folder: Path, environment: Mapping[str, str]) -> str:
+def _resolve(marked: Marked, at: list[Step], folder: Path, environment: Mapping[str, str]) -> Any:
+    """The value, with `${env:NAME}` and `${file:path}` replaced in every string."""
+    if isinstance(marked.value, dict):
+        return {k: _resolve(m, [*at, k], folder, environment) for k, m in marked.inside.items()}
+    if isinstance(marked.value, list):
+        return [_resolve(m, [*at, i], folder, environment) for i, m in marked.inside.items()]
+    if not isinstance(marked.value, str):
+        return marked.value
+    text = _REFERENCE.sub(lambda m: _reference(m[1], m[2], at, folder, environment), marked.value)
+    if not text.isprintable():
+        # A line end in a token would end the header that carries it. The text itself may be a secret.
+        character = next(c for c in text if not c.isprintable())
+        raise _AtError(at, f"has the character U+{ord(character):04X}; expected one line of printable text")
+    return text
+
+
+def _reference(kind: str | None, name: str, at: list[Step], folder: Path, environment: Mapping[str, str]) -> str:
+    if kind is None:
+        raise _AtError(at, "after ${ expected env:NAME} or file:path}")
+    if not name.isprintable():
+        raise _AtError(at, f"${{{kind}:...}} has a character in its name that cannot be printed")
     if kind == "env":
         if name not in environment:
             raise _AtError(at, f"the environment has no {name}")
         return environment[name]
     try:
-        return (folder / name).read_text().strip()
+        content = _read(folder / name)
+        if len(content) > MAX_BYTES:
+            raise _AtError(at, f"{name} is larger than {MAX_BYTES} bytes")
+        return content.decode().strip()
     except (OSError, UnicodeDecodeError) as e:
-        raise _AtError(at, f"cannot read {name}: {getattr(e, 'strerror', None) or 'not text'}") from None
+        raise _AtError(at, f"cannot read {name}: {getattr(e, 'strerror', None) or 'not UTF-8 text'}") from None
 
 
 def _check(config: Config) -> None:
     seen: set[str] = set()
     for i, registry in enumerate(config.registries):
+        at: list[Step] = ["registries", i, "name"]
         if not _NAME.fullmatch(registry.name):
-            raise _AtError(
-                ["registries", i, "name"],
-                f"{registry.name!r}: expected lower-case letters, digits and dashes, at most 63",
-            )
+            raise _AtError(at, f"{registry.name!r}: expected lower-case letters, digits and dashes, at most 63")
         if registry.name in seen:
-            raise _AtError(["registries", i, "name"], f"{registry.name!r} is the name of another registry")
+            raise _AtError(at, f"{registry.name!r} is the name of another registry")
         seen.add(registry.name)
-    if not _DOMAIN.fullmatch(config.mesh.domain):
+        if isinstance(registry, FileRegistry) and not registry.path:
+            raise _AtError(["registries", i, "path"], "expected a file or a directory, got nothing")
+    mesh = config.mesh
+    if not _DOMAIN.fullmatch(mesh.domain) or len(mesh.domain) > 190:
+        raise _AtError(["mesh", "domain"], f"{mesh.domain!r}: expected a lower-case domain such as mesh.example.com")
+    try:
+        ipaddress.ip_address(mesh.outbound_address)
+    except ValueError:
         raise _AtError(
-            ["mesh", "domain"], f"{config.mesh.domain!r}: expected a lower-case domain such as mesh.example.com"
-        )
+            ["mesh", "outbound_address"], f"{mesh.outbound_address!r}: expected an IP address such as 127.0.0.1"
+        ) from None
+    try:
+        if ipaddress.IPv4Network(mesh.virtual_ips).num_addresses < 4:
+            raise ValueError("no room")  # noqa: TRY301 - the same answer as to what is no network
+    except ValueError:
+        raise _AtError(
+            ["mesh", "virtual_ips"], f"{mesh.virtual_ips!r}: expected an IPv4 network such as 127.64.0.0/10"
+        ) from None
+    if not 0 <= config.guard.hold <= MAX_HOLD:
+        raise _AtError(["guard", "hold"], f"expected seconds from 0 to {MAX_HOLD}, got {config.guard.hold:g}")
+    if not 0 <= config.guard.shrink <= 1:
+        raise _AtError(["guard", "shrink"], f"expected a share from 0 to 1, got {config.guard.shrink:g}")
     for section, listen in (("xds", config.xds), ("http", config.http)):
         split_address(listen.address, [section, "address"])
+    if config.xds.address == config.http.address and not config.xds.address.endswith(":0"):
+        raise _AtError(
+            ["http", "address"], f"{config.http.address!r} is the address of xds as well; give it another port"
+        )
+    if not config.state_dir:
+        raise _AtError(["state_dir"], "expected a directory, got nothing")
 
 
-def split_address(address: str, at: list[str | int]) -> tuple[str, int]:
+def split_address(address: str, at: list[Step]) -> tuple[str, int]:
     """`host:port` in its parts."""
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+    if not (colon and host and port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
         raise _AtError(at, f"{address!r}: expected host:port, such as 127.0.0.1:15010 or [::]:15010")
+    if ":" in host and not (host[0] == "[" and host[-1] == "]"):
+        raise _AtError(at, f"{address!r}: an IPv6 address stands in brackets, such as [::]:15010")
     return host.strip("[]"), int(port)
 
 
 def _anchored(config: Config, folder: Path) -> Config:
     """Paths in the file are relative to the file."""
-    registries = tuple(
-        msgspec.structs.replace(r, path=str(folder / r.path)) if isinstance(r, FileRegistry) else r
-        for r in config.registries
+    return msgspec.structs.replace(
+        config,
+        registries=tuple(_anchored_registry(r, folder) for r in config.registries),
+        state_dir=str(folder / config.state_dir),
     )
-    return msgspec.structs.replace(config, registries=registries, state_dir=str(folder / config.state_dir))
 
 
-_TYPE_MESSAGE = re.compile(r"(?P<reason>.*?)(?: - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
-_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
-
-
-def _explain(path: Path, marked: Marked, message: str) -> str:
-    """msgspec's message as a place in the file and a sentence."""
-    match = _TYPE_MESSAGE.fullmatch(message)
-    reason, at = (match["reason"], match["path"] or "") if match else (message, "")
-    steps: list[str | int] = [m[1] if m[1] is not None else int(m[2]) for m in _STEP.finditer(at)]
-    unknown = _UNKNOWN.fullmatch(reason)
-    if unknown:
-        steps.append(unknown["name"])
-        accepted = _fields(steps[:-1], marked)
-        close = difflib.get_close_matches(unknown["name"], accepted, 1)
-        reason = f"unknown field; {f'did you mean {close[0]}? ' if close else ''}accepted: {', '.join(accepted)}"
-    else:
-        reason = reason[:1].lower() + reason[1:].replace("`", "")
-    return f"{path}:{marked.line_of(steps)}: {_dotted(steps)}{': ' if steps else ''}{reason}"
-
-
-def _fields(steps: list[str | int], marked: Marked) -> list[str]:
-    """Names of the fields that the object at a path may have."""
-    struct: type[msgspec.Struct]
-    match steps:
-        case ["registries", int(i)]:
-            kind = marked.inside["registries"].inside[i].value.get("type")
-            struct = next((r for r in (ConsulRegistry, FileRegistry) if r.__struct_config__.tag == kind), FileRegistry)
-            return sorted(["type", *_names(struct)])
-        case ["mesh"]:
-            struct = MeshConfig
-        case ["xds"] | ["http"]:
-            struct = ListenConfig
-        case ["guard"]:
-            struct = GuardRules
-        case _:
-            struct = Config
-    return sorted(_names(struct))
-
-
-def _names(struct: type[msgspec.Struct]) -> Iterable[str]:
-    return (f.encode_name for f in msgspec.structs.fields(struct))
-
-
-def _dotted(steps: list[str | int]) -> str:
-    return "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps).lstrip(".")
+def _anchored_registry(registry: Registry, folder: Path) -> Registry:
+    fields = ("path",) if isinstance(registry, FileRegistry) else ("ca_file", "cert_file", "key_file")
+    paths = {f: str(folder / getattr(registry, f)) for f in fields if getattr(registry, f)}
+    return msgspec.structs.replace(registry, **paths)

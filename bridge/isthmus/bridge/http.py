@@ -10,7 +10,6 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from isthmus.registry.model import Catalog
 from isthmus.registry.origin import OriginStatus
 
 if TYPE_CHECKING:
@@ -21,25 +20,23 @@ _json = msgspec.json.Encoder(order="deterministic")
 
 def application(bridge: Bridge, metrics: CollectorRegistry) -> web.Application:
     """The routes of `http.address`."""
-    app = web.Application(middlewares=[_method_not_allowed])
+    app = web.Application(middlewares=[_tell_what_there_is])
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
         state = readiness(bridge)
-        return web.Response(
-            status=200 if state["ready"] else 503, body=_json.encode(state), content_type="application/json"
-        )
+        return _answer(state, 200 if state["ready"] else 503)
 
     async def serve_metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(metrics), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def catalog(_: web.Request) -> web.Response:
-        return web.Response(body=_json.encode(to_catalog_document(bridge)), content_type="application/json")
+        return _answer(to_catalog_document(bridge))
 
     async def proxies(_: web.Request) -> web.Response:
-        return web.Response(body=_json.encode(bridge.server.proxies()), content_type="application/json")
+        return _answer(bridge.server.proxies())
 
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
@@ -49,8 +46,12 @@ def application(bridge: Bridge, metrics: CollectorRegistry) -> web.Application:
     return app
 
 
+def _answer(document: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=_json.encode(document), content_type="application/json")
+
+
 @web.middleware
-async def _method_not_allowed(
+async def _tell_what_there_is(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:
@@ -61,14 +62,20 @@ async def _method_not_allowed(
 
 
 def readiness(bridge: Bridge) -> dict[str, object]:
-    """Ready when there is something to serve: every registry has listed once, or has had its time to."""
-    hub = bridge.hub
-    registries = {name: _origin_state(s) for name, s in hub.statuses.items()}
+    """Ready when there is something to serve: every registry has listed once, or has had its time to and another one has.
+
+    Once ready it stays so, whatever becomes of the registries, until the bridge stops.
+    """
     return {
-        "ready": bridge.server.snapshot.generation > 0,
-        "waiting_for": hub.unsynced,
-        "registries": registries,
+        "ready": bridge.server.snapshot.generation > 0 and not bridge.stopping,
+        "waiting_for": bridge.hub.unsynced,
+        "registries": registries(bridge),
     }
+
+
+def registries(bridge: Bridge) -> dict[str, object]:
+    """How each registry is doing, in order of precedence. Times are seconds since the epoch."""
+    return {name: _origin_state(s) for name, s in bridge.hub.statuses.items()}
 
 
 def _origin_state(status: OriginStatus) -> dict[str, object]:
@@ -86,22 +93,24 @@ def _origin_state(status: OriginStatus) -> dict[str, object]:
 
 def to_catalog_document(bridge: Bridge) -> dict[str, object]:
     """Everything that is known, with where it came from and what was left out."""
-    catalog: Catalog = bridge.catalog
+    catalog, hub = bridge.catalog, bridge.hub
     now = time.monotonic()
     return {
         "services": [service for _, service in sorted(catalog.services.items())],
-        "conflicts": [*catalog.conflicts, *bridge.translation_conflicts],
-        "quarantined": catalog.quarantined,
+        "conflicts": bridge.conflicts,
+        # From the origins, for a catalog is made when services change, and a file may break without any doing so.
+        "quarantined": sorted({q for status in hub.statuses.values() for q in status.quarantined}),
         "holds": [
             {
                 "service": str(h.key),
                 "instance": h.instance.id,
+                "origin": h.instance.origin,
                 "reason": h.reason,
                 "held_for_s": round(now - h.since, 1),
                 "ends_in_s": None if h.until is None else round(h.until - now, 1),
             }
-            for h in bridge.hub.holds
+            for h in sorted(hub.holds, key=lambda h: (h.key, h.instance.id))
         ],
-        "registries": {name: _origin_state(s) for name, s in bridge.hub.statuses.items()},
+        "registries": registries(bridge),
         "virtual_ips": {str(k): v for k, v in sorted(bridge.virtual_ips.items())},
     }

@@ -7,25 +7,42 @@ import sys
 from typing import TextIO
 
 import structlog
+from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import Processor
 
 
-def configure(level: str, stream: TextIO | None = None) -> None:
-    """Send structlog's events at or above `level` to a stream (standard error by default)."""
+def configure(level: str, stream: TextIO | None = None, *, colors: bool = False) -> None:
+    """Send events at or above `level` to a stream (standard error by default), as one JSON object per line unless it is a
+    terminal. What libraries log through the standard library takes the same road, from warnings upwards.
+    """
     out = sys.stderr if stream is None else stream
     human = out.isatty()
-    render: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        TimeStamper(fmt="%H:%M:%S.%f" if human else "iso", utc=not human),
+    ]
+    # Neither renderer may show the variables of a traceback: tokens are among them.
+    render: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
         if human
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(sort_keys=True)]
+        else [
+            ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            JSONRenderer(sort_keys=True),
+        ]
     )
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if human else "iso", utc=not human),
-            *render,
-        ],
+        processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -7,12 +7,17 @@ import signal
 from pathlib import Path
 
 import structlog
-from watchfiles import awatch
 
-from isthmus.bridge.bridge import Bridge
+from isthmus.bridge.bridge import Bridge, StartError
 from isthmus.bridge.config import Config, ConfigError, load
+from isthmus.registry.file.watch import watched, watching
 
 log = structlog.get_logger()
+
+SETTLE = 0.3
+"""Seconds without a change after which the file counts as finished: half of it may be valid, with fewer registries."""
+TICK = 15.0
+"""Seconds after which the file is looked at again, event or not, and after which watching is tried again."""
 
 
 async def run(path: Path, config: Config) -> None:
@@ -27,11 +32,12 @@ async def run(path: Path, config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
+    seen = await asyncio.to_thread(_looks, path)
     bridge = Bridge(config)
     await bridge.start()
     tasks = [
         asyncio.create_task(bridge.failed(), name="pipeline watch"),
-        asyncio.create_task(_watch(path, reload), name="config watch"),
+        asyncio.create_task(_watch(path, seen, reload), name="config watch"),
         asyncio.create_task(_reload(path, bridge, reload), name="config reload"),
     ]
     stopped = asyncio.create_task(stop.wait(), name="signal")
@@ -45,13 +51,35 @@ async def run(path: Path, config: Config) -> None:
             task.cancel()
         await asyncio.gather(stopped, *tasks, return_exceptions=True)
         await bridge.stop()
+    log.info("bridge.stopped")
 
 
-async def _watch(path: Path, reload: asyncio.Event) -> None:
-    """Watches the folder: editors and configuration tools replace the file rather than write into it."""
-    async for changes in awatch(path.parent, recursive=False, step=50, debounce=200):
-        if any(Path(changed).name == path.name for _, changed in changes):
-            reload.set()
+async def _watch(path: Path, seen: tuple[int, ...], reload: asyncio.Event) -> None:
+    """Asks for a reload when the file has become another one, by inotify and, where that fails, by looking."""
+    while True:
+        try:
+            what = await asyncio.to_thread(watched, path, ())
+            async with watching(what) as watch:
+                touched: frozenset[Path] = frozenset()
+                while not touched and await asyncio.to_thread(_looks, path) == seen:
+                    touched = await watch.changed(TICK)
+                while await watch.changed(SETTLE):
+                    pass
+            before, seen = seen, await asyncio.to_thread(_looks, path)
+            if seen != before:
+                reload.set()
+        except OSError as e:
+            log.warning("bridge.config_not_watched", path=str(path), error=e.strerror or str(e), again_in_s=TICK)
+            await asyncio.sleep(TICK)
+
+
+def _looks(path: Path) -> tuple[int, ...]:
+    """What differs when the file is replaced or written to; empty when it is not there."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 async def _reload(path: Path, bridge: Bridge, wanted: asyncio.Event) -> None:
@@ -59,9 +87,6 @@ async def _reload(path: Path, bridge: Bridge, wanted: asyncio.Event) -> None:
         await wanted.wait()
         wanted.clear()
         try:
-            config = await asyncio.to_thread(load, path)
-        except ConfigError as e:
-            log.error("bridge.reload_refused", error=str(e))
-            continue
-        if config != bridge.config:
-            await bridge.reload(config)
+            await bridge.reload(await asyncio.to_thread(load, path))
+        except (ConfigError, StartError) as e:
+            log.error("bridge.reload_refused", error=str(e))  # noqa: TRY400 - a sentence, no traceback

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ import msgspec
 from isthmus.registry import vip
 from isthmus.registry.model import Catalog, ServiceKey
 
+_FILE = "virtual-ips.json"
+
 
 class StateError(Exception):
     """The state directory cannot be used, or what is in it cannot be trusted; one sentence for the operator."""
@@ -20,28 +23,19 @@ class StateError(Exception):
 class VirtualIPs:
     """The loopback address of each service that is not only HTTP; once given, never changed.
 
-    Kept in `virtual-ips.json` as `{"<name>.<namespace>": "127.64.x.y"}`.
+    Kept in `virtual-ips.json` as `{"<namespace>/<name>": "127.64.x.y"}`.
     """
 
     def __init__(self, directory: Path, network: str) -> None:
-        self._path = directory / "virtual-ips.json"
+        self._path = directory / _FILE
         self._network = network
         self._assigned: dict[ServiceKey, str] = {}
+        self._failed: frozenset[ServiceKey] = frozenset()
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            if not os.access(directory, os.W_OK | os.X_OK):
-                raise PermissionError(13, "Permission denied")
-            text = self._path.read_bytes() if self._path.exists() else b"{}"
-            self._known = msgspec.json.decode(text, type=dict[str, str])
-            vip.allocate(self._known, (), network)
         except OSError as e:
-            raise StateError(
-                f"state_dir {directory}: {e.strerror}; isthmus keeps virtual IPs there and must write it"
-            ) from None
-        except (msgspec.MsgspecError, ValueError) as e:
-            raise StateError(
-                f"{self._path}: {e}; repair it, or move it away to have all addresses given anew"
-            ) from None
+            raise _unusable(directory, e) from None
+        self._known = read_virtual_ips(directory, network)
 
     async def assign(self, catalog: Catalog) -> Mapping[ServiceKey, str]:
         """Addresses for all services that need one; new ones are on disk before they are used.
@@ -49,17 +43,18 @@ class VirtualIPs:
         The same mapping object is returned for as long as nothing is added to it.
 
         Raises:
-            StateError: they cannot be written, or the range is used up.
+            StateError: they cannot be written, or the range is used up. The services concerned are tried again next time.
 
         """
-        keys = catalog.services if catalog.changed is None else catalog.changed
+        keys = catalog.services.keys() if catalog.changed is None else catalog.changed | self._failed
         wanted = {
-            str(key): key
+            f"{key.namespace}/{key.name}": key
             for key in keys
             if key not in self._assigned
             and (service := catalog.services.get(key)) is not None
             and any(not p.protocol.is_http for p in service.ports)
         }
+        self._failed = frozenset(wanted.values())
         if wanted.keys() - self._known.keys():
             try:
                 known = vip.allocate(self._known, wanted, self._network)
@@ -69,9 +64,39 @@ class VirtualIPs:
             except ValueError as e:
                 raise StateError(str(e)) from None
             self._known = known
+        self._failed = frozenset()
         if wanted:
             self._assigned = {**self._assigned, **{key: self._known[name] for name, key in wanted.items()}}
         return self._assigned
+
+
+def read_virtual_ips(directory: Path, network: str) -> dict[str, str]:
+    """The addresses that were given so far; none when the directory is yet to be made. Changes nothing.
+
+    Raises:
+        StateError: the directory cannot be used, or what is in it is damaged.
+
+    """
+    path = directory / _FILE
+    try:
+        nearest = next(d for d in (directory, *directory.absolute().parents) if d.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        known = msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+        vip.allocate(known, (), network)
+    except OSError as e:
+        raise _unusable(directory, e) from None
+    except (msgspec.MsgspecError, ValueError) as e:
+        raise StateError(f"{path}: {e}; repair it, or move it away to have all addresses given anew") from None
+    return known
+
+
+def _unusable(directory: Path, error: OSError) -> StateError:
+    return StateError(
+        f"state_dir {directory}: {error.strerror}; isthmus keeps the addresses of TCP services there and must write it"
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -12,8 +12,8 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from isthmus.cli.output import CommandError, Format, print_document, print_table
-from isthmus.registry.document import to_document
 from isthmus.registry.model import Health, Service
+from isthmus.registry.written import to_document
 from isthmus.xds.server.status import ProxyStatus
 
 TYPES = ("CDS", "EDS", "LDS", "RDS")

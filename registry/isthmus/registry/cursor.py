@@ -31,9 +31,10 @@ def step(asked: int, answered: int) -> Step:
     An index is never negative, and after any answer at least 1: a query with 0 does not block, so a server that answers 0 would
     be asked without a pause, while 1 is safe even for what does not exist yet. A lower index than ours starts over at 0.
     """
+    answered = max(1, answered)
     if answered < asked:
         return Step(index=0, moved=True, went_back=True)
-    return Step(index=max(1, answered), moved=asked == 0 or answered != asked, went_back=False)
+    return Step(index=answered, moved=answered != asked, went_back=False)
 
 
 def read_timeout(wait: float, slack: float = SLACK) -> float:

@@ -7,8 +7,9 @@ overwrites its snapshot, and the hints of what changed are united, so that skipp
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -54,6 +55,7 @@ class Hub:
         self._running: dict[str, _Running] = {}
         self._order: list[str] = []
         self._wake = asyncio.Event()
+        self._listed = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._debounce = Debounce(QUIET, MAXIMUM)
         self._changed_at: float | None = None
@@ -80,13 +82,13 @@ class Hub:
         await _cancel(running)
         self._event(time.monotonic())
 
-    async def replace(self, adapter: Adapter) -> None:
-        """Watch an origin with other settings; its status goes on, and what it said last stays until all is listed anew."""
+    async def replace(self, adapter: Adapter, status: OriginStatus) -> None:
+        """Watch an origin with other settings; what it said last stays until all is listed anew."""
         before = self._running[adapter.origin.name]
         await _cancel(before)
-        self.add(adapter, before.status)
-        self._running[adapter.origin.name].guarded = before.guarded
-        self._running[adapter.origin.name].unread = before.unread
+        self.add(adapter, status)
+        after = self._running[adapter.origin.name]
+        after.guarded, after.unread = before.guarded, before.unread
 
     def set_order(self, names: Sequence[str]) -> None:
         """Order of precedence, when origins disagree."""
@@ -120,8 +122,20 @@ class Hub:
 
     @property
     def ready(self) -> bool:
-        """Every origin has listed once, or has had its time to."""
-        return not self.unsynced or time.monotonic() - self._started >= self._sync_timeout
+        """Every origin has listed once, or has had its time to and another one has.
+
+        Nothing at all is never ready: to show an empty world to proxies that come back would take from them all they have.
+        """
+        time_is_up = time.monotonic() - self._started >= self._sync_timeout
+        return not self.unsynced or (time_is_up and len(self.unsynced) < len(self._order))
+
+    async def wait_synced(self, names: Collection[str], timeout: float) -> None:
+        """Until each of the origins has completed a listing or is gone, at most `timeout` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while set(names).intersection(self.unsynced):
+                    self._listed.clear()
+                    await self._listed.wait()
 
     async def catalogs(self) -> AsyncIterator[Catalog]:
         """The latest catalog, whenever there is one that differs; the first when every origin is ready.
@@ -171,6 +185,7 @@ class Hub:
             running.unread = None
         else:
             running.unread |= hint
+        self._listed.set()
         self._event(now)
 
     def _expire(self, now: float) -> None:
@@ -213,7 +228,8 @@ class Hub:
         return min((d for r in self._running.values() if r.guarded and (d := r.guarded.due) is not None), default=None)
 
     def _sync_deadline(self) -> float | None:
-        return None if self._merged is not None or not self.unsynced else self._started + self._sync_timeout
+        waiting_for_some = 0 < len(self.unsynced) < len(self._order)
+        return self._started + self._sync_timeout if self._merged is None and waiting_for_some else None
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or self._failed.done():

@@ -6,8 +6,11 @@ Go writes an empty list or map as null, and what nobody reads may be anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 IGNORED = frozenset({"consul"})
 """The servers themselves, registered on their RPC port."""
@@ -85,6 +88,14 @@ _checks = msgspec.json.Decoder(list[Check] | None)
 _entries = msgspec.json.Decoder(list[Entry] | None)
 _raw_entries = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _entry = msgspec.json.Decoder(Entry)
+_any = msgspec.json.Decoder(object)
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+    try:
+        return decoder.decode(body)
+    except (UnicodeDecodeError, RecursionError) as e:  # msgspec lets these two through
+        raise msgspec.DecodeError(f"JSON is malformed: {e}") from e
 
 
 def parse_names(body: bytes) -> dict[str, frozenset[str]]:
@@ -94,7 +105,7 @@ def parse_names(body: bytes) -> dict[str, frozenset[str]]:
         msgspec.DecodeError: the body is something else.
 
     """
-    return {name: frozenset(tags or ()) for name, tags in _names.decode(body).items() if name not in IGNORED}
+    return {name: frozenset(tags or ()) for name, tags in _decode(_names, body).items() if name not in IGNORED}
 
 
 def parse_checks(body: bytes) -> tuple[Check, ...]:
@@ -104,7 +115,7 @@ def parse_checks(body: bytes) -> tuple[Check, ...]:
         msgspec.DecodeError: the body is something else.
 
     """
-    return tuple(_checks.decode(body) or ())
+    return tuple(_decode(_checks, body) or ())
 
 
 def parse_listing(body: bytes) -> Listing:
@@ -115,14 +126,14 @@ def parse_listing(body: bytes) -> Listing:
 
     """
     try:
-        return Listing(tuple(_entries.decode(body) or ()))
+        return Listing(tuple(_decode(_entries, body) or ()))
     except msgspec.DecodeError:
         pass  # one by one, then
     good: list[Entry] = []
     bad: list[tuple[str, str]] = []
-    for raw in _raw_entries.decode(body) or ():
+    for raw in _decode(_raw_entries, body) or ():
         try:
-            good.append(_entry.decode(raw))
+            good.append(_decode(_entry, raw))
         except msgspec.DecodeError as e:
             bad.append((_name_of(raw), f"not what Consul documents: {e}"))
     return Listing(tuple(good), tuple(bad))
@@ -132,7 +143,7 @@ def _name_of(raw: msgspec.Raw) -> str:
     """The best name for an entry that has not the right shape."""
     entry: object
     try:
-        entry = msgspec.json.decode(raw)
+        entry = _decode(_any, raw)
     except msgspec.DecodeError:
         entry = None
 

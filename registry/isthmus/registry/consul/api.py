@@ -27,9 +27,6 @@ MAX_BODY = 64 * 1024 * 1024
 
 CONNECT_TIMEOUT = 5.0
 
-READ_TIMEOUT = 10.0
-"""Seconds for an answer that Consul has no reason to wait with."""
-
 KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 """A blocking query is silent for minutes; a peer that is gone without a word is noticed after half a minute."""
 
@@ -82,6 +79,7 @@ class ConsulApi:
         return await self._get(f"/v1/health/service/{service}", [], index, wait, parse_listing)
 
     async def _get(self, path: str, params: Params, index: int, wait: float, decode: Callable[[bytes], T]) -> Answer[T]:
+        within = read_timeout(wait if index else self._config.heartbeat)
         asked = f"consul at {self._config.address}: GET {path}"
         try:
             answer = await self._http.get(
@@ -89,14 +87,13 @@ class ConsulApi:
                 path,
                 params=self._params(index, wait) + params,
                 headers={"X-Consul-Token": self._config.token} if self._config.token else None,
-                connections_timeout=read_timeout(wait) if index else READ_TIMEOUT,
+                connections_timeout=within,
             )
         except AdapterError as e:
             self._stats.failed()
             raise type(e)(f"{asked}: {e}") from None
         except TimeoutError as e:
             self._stats.failed()
-            within = read_timeout(wait) if index else READ_TIMEOUT
             raise AdapterError(f"{asked}: no answer within {within:.1f} s") from e
         except (aiohttp.ClientError, OSError, ssl.SSLError) as e:
             self._stats.failed()
@@ -132,7 +129,7 @@ class ConsulApi:
             )
         try:
             value = decode(response.body)
-        except (msgspec.DecodeError, RecursionError) as e:
+        except msgspec.DecodeError as e:
             raise AdapterError(f"the answer is not what Consul documents: {e}") from e
         return Answer(value, int(index), headers.get("X-Consul-KnownLeader", "true") == "true", self._doubt(headers))
 

@@ -44,7 +44,8 @@ class ConsulConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_stale: Seconds = 60.0
     """Seconds since the answering server last heard of a leader, above which its answer is refused."""
     heartbeat: Seconds = 10.0
-    """The longest wait of the query on the list of services. A frozen agent is noticed after 17/16 of it and 2 seconds."""
+    """The longest wait of the query on the list of services. A frozen agent is noticed after 17/16 of it and 2 seconds, which
+    is also the limit for an answer that Consul has no reason to wait with."""
     max_connections: Annotated[int, msgspec.Meta(ge=HINTS + READERS, le=10_000)] = 160
     """Consul's own limit is 200 per client address (`limits.http_max_conns_per_client`)."""
     default_protocol: Protocol = Protocol.HTTP

@@ -106,11 +106,9 @@ class Substream(abc.ABC, Generic[Request]):
         """Take the resources of another generation. `changed` names those that may differ from the last; None: all."""
         self._resources, self._generation, self._version = resources, generation, version
         if changed is None:
-            changed = frozenset(resources.keys() | self.told.keys())
+            changed = frozenset(resources.keys() | self.told.keys() | self.pending.keys())
         self._compare(changed)
-        if not self.is_due:
-            self._answering = False
-            self._note_progress()
+        self._note_progress()
 
     def owe(self, names: Iterable[str]) -> None:
         """Owe an answer for each of the names, whatever was sent before."""
@@ -197,7 +195,8 @@ class Substream(abc.ABC, Generic[Request]):
             self._due = True
             self._compare(self._resources)
         if shift.asked or self._due:
-            self._answering = self.is_due
+            self._answering = True
+        self._note_progress()
 
     def _recognise(self, version: str) -> None:
         """The client came with all that it wants, at that version."""
@@ -209,9 +208,12 @@ class Substream(abc.ABC, Generic[Request]):
         resources, told, pending = self._resources, self.told, self.pending
         for name in names:
             current, held = resources.get(name), told.get(name)
-            if current is None and name in told and not self._tells_absence:
-                self._forget(name)
-            if (current is None and name not in told) or not self.subscription.wants(name):
+            if current is None and not self._tells_absence:
+                # The client is not told, so it still has what it had; what it has only asked for is sent when it appears.
+                if held is None:
+                    self._drop([name])
+                pending.pop(name, None)
+            elif (current is None and name not in told) or not self.subscription.wants(name):
                 pending.pop(name, None)
             elif current is None:
                 pending[name] = Need.DENY if held is None else Need.WITHDRAW
@@ -238,7 +240,8 @@ class Substream(abc.ABC, Generic[Request]):
 
     def _note_progress(self) -> None:
         """A generation that brings nothing new for this client has reached it as it is."""
-        if self._sent_version:
+        if not self.is_due:
+            self._answering = False
             self._sent_generation = self._generation
             if self.in_flight is None and not self.refused:
                 self._acked_generation = self._generation

@@ -42,6 +42,10 @@ REMEMBERED_GENERATIONS = 256
 """Generations whose time of change is kept, to tell how old a change was when it was acknowledged."""
 
 
+_SERVED = {str(t): t for t in TypeUrl}
+"""What is counted; delta streams answer for other types too, with nothing."""
+
+
 class _Proxy:
     """One open stream."""
 
@@ -56,6 +60,8 @@ class _Proxy:
         self.early: list[bytes] = []
         self.outbox: deque[tuple[Response, bytes]] = deque()
         self.blocked = False
+        self.refused = False
+        """Its stream is being closed; what still comes from it is not looked at."""
         self.behind = False
         """A newer snapshot came while the outbox was not empty."""
         self.timer: asyncio.TimerHandle | None = None
@@ -117,7 +123,8 @@ class XdsServer:
             for proxy in list(self._proxies.values()):
                 early, proxy.early = proxy.early, []
                 for message in early:
-                    self._receive(proxy, message)
+                    if not proxy.refused:
+                        self._receive(proxy, message)
         self._pump(list(self._proxies.values()))
 
     def proxies(self) -> list[ProxyStatus]:
@@ -130,7 +137,7 @@ class XdsServer:
                 self._open(event)
                 continue
             proxy = self._proxies.get(event.id)
-            if proxy is None:
+            if proxy is None or (proxy.refused and event.kind is not EventKind.CLOSED):
                 continue
             match event.kind:
                 case EventKind.MESSAGE:
@@ -208,9 +215,9 @@ class XdsServer:
 
     def _account(self, proxy: _Proxy, received: Received) -> None:
         settled = received.settled
-        if settled is None:
+        type_url = _SERVED.get(received.type_url)
+        if settled is None or type_url is None:
             return
-        type_url = settled.type_url
         if received.outcome is Outcome.NACKED:
             self.metrics.nacks[type_url].inc()
             log.warning(
@@ -237,6 +244,7 @@ class XdsServer:
         return min((t for t in times if t is not None), default=None)
 
     def _refuse(self, proxy: _Proxy, text: str) -> None:
+        proxy.refused = True
         log.warning("xds.refused", node=proxy.node, peer=proxy.peer, reason=text)
         self._transport.close([proxy.id], grpc.StatusCode.INVALID_ARGUMENT.value[0], text)
 
@@ -277,7 +285,9 @@ class XdsServer:
 
     def _sent(self, item: tuple[Response, bytes]) -> None:
         response, message = item
-        type_url = response.type_url
+        type_url = _SERVED.get(response.type_url)
+        if type_url is None:
+            return
         self.metrics.pushes[type_url].inc()
         self.metrics.push_bytes[type_url].inc(len(message))
         self.metrics.resources[type_url].inc(len(response.resources) + len(response.removed))

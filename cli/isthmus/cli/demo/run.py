@@ -1,0 +1,187 @@
+"""The demo: everything started in order, the story told, everything ended in the opposite order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import structlog
+from rich.console import Console
+
+from isthmus.bridge import logs
+from isthmus.bridge.bridge import Bridge, StartError
+from isthmus.bridge.config import Config, ListenConfig, MeshConfig
+from isthmus.cli.demo.bookinfo import Bookinfo, Mesh, authority
+from isthmus.cli.demo.load import Load
+from isthmus.cli.demo.programs import DemoError, claim_port, envoy_version, find_program, free_ports
+from isthmus.cli.demo.proxy import Proxy
+from isthmus.cli.demo.registries import ConsulDemoRegistry, EmbeddedRegistry, FileDemoRegistry
+from isthmus.cli.demo.show import Scene, print_summary, show_lines, show_live
+from isthmus.cli.demo.story import Story
+
+RATE = 40.0
+"""Pages per second; each is up to five requests through Envoy."""
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the caller chose. `port` None: any free one; `directory` None: the system's for temporary files."""
+
+    once: bool = False
+    json: bool = False
+    registry: Literal["file", "consul"] = "file"
+    envoy: Path | None = None
+    port: int | None = None
+    directory: Path | None = None
+
+
+class _Ending:
+    """Signals end the demo once, in order: a story that is being told is broken off, one that is over is left."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.is_over = False
+        self.left = asyncio.Event()
+
+    def install(self, task: asyncio.Task[int]) -> None:
+        """Let SIGINT, SIGTERM and SIGHUP end the task."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._end, number, task)
+
+    def _end(self, number: int, task: asyncio.Task[int]) -> None:
+        if self.signal:
+            return  # it is being ended already
+        self.signal = number
+        if self.is_over:
+            self.left.set()
+        else:
+            task.cancel()
+
+
+async def run_demo(options: Options) -> int:
+    """Play; returns the exit status: 0 when all was true, 128 + n when signal n broke it off.
+
+    Raises:
+        DemoError: it cannot run.
+
+    """
+    ending = _Ending()
+    task = asyncio.ensure_future(_play(options, ending))
+    ending.install(task)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not ending.signal:
+            raise
+        return 128 + ending.signal
+    except StartError as e:
+        raise DemoError(str(e)) from None
+
+
+async def _play(options: Options, ending: _Ending) -> int:
+    console = Console(stderr=options.json, highlight=False)
+    async with _scene(options) as scene, _shown(scene, console):
+        story = scene.story
+        await _unless_it_crashes(story.run(), scene.bridge)
+        if not options.once:
+            story.judge_requests()
+            ending.is_over = True
+            await _unless_it_crashes(ending.left.wait(), scene.bridge)
+        await scene.load.stop()
+        story.judge_requests()
+        summary = story.summary()
+    if options.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode() + "\n")
+    else:
+        print_summary(console, summary)
+    return 0 if summary.ok else 1
+
+
+@contextlib.asynccontextmanager
+async def _scene(options: Options) -> AsyncIterator[Scene]:
+    """Start everything; at the end stop it in the opposite order and remove what was written."""
+    program = find_program("envoy", "bin/envoy", options.envoy)
+    version = await envoy_version(program)
+    async with contextlib.AsyncExitStack() as stack:
+        if options.port is not None:
+            claim_port(options.port)
+        outbound, admin = free_ports(2)
+        outbound = options.port or outbound
+        directory = _make_directory(options.directory)
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        logs.configure("info", stack.enter_context((directory / "bridge.log").open("w")))
+        stack.callback(structlog.reset_defaults)
+
+        registry: EmbeddedRegistry = (
+            ConsulDemoRegistry(directory) if options.registry == "consul" else FileDemoRegistry(directory)
+        )
+        stack.push_async_callback(registry.stop)
+        await registry.start()
+        bridge = Bridge(
+            Config(
+                registries=(registry.to_config(),),
+                mesh=MeshConfig(outbound_port=outbound),
+                xds=ListenConfig("127.0.0.1:0"),
+                http=ListenConfig("127.0.0.1:0"),
+                state_dir=str(directory / "state"),
+            )
+        )
+        await bridge.start()
+        stack.push_async_callback(bridge.stop)
+        mesh = Mesh(outbound)
+        stack.push_async_callback(mesh.close)
+        bookinfo = Bookinfo(mesh)
+        stack.push_async_callback(bookinfo.close)
+        proxy = await Proxy.start(program, version, bridge, directory, admin)
+        stack.push_async_callback(proxy.stop)
+        load = Load(mesh, RATE)
+        stack.push_async_callback(load.stop)
+        hints = [f"curl -H 'Host: {authority('productpage')}' http://127.0.0.1:{outbound}/productpage"]
+        if not options.once:
+            hints += [
+                f"isthmus services --bridge {bridge.http_address}; isthmus proxy-status --bridge {bridge.http_address}",
+                f"{registry.kind} registry: {registry.where}; Ctrl-C ends the demo",
+            ]
+        where = f"{registry.kind} registry, bridge, Envoy {version}, Bookinfo; all on 127.0.0.1"
+        yield Scene(where, bridge, proxy, bookinfo, load, Story(registry, proxy, bookinfo, load), hints)
+
+
+def _make_directory(parent: Path | None) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="isthmus-demo-", dir=parent))
+    except OSError as e:
+        raise DemoError(f"no temporary directory can be made in {parent or 'the usual places'}: {e.strerror}") from None
+
+
+@contextlib.asynccontextmanager
+async def _shown(scene: Scene, console: Console) -> AsyncIterator[None]:
+    show = show_live if console.is_terminal and not console.is_dumb_terminal else show_lines
+    task = asyncio.create_task(show(console, scene), name="show")
+    try:
+        yield
+    finally:
+        task.cancel()
+        results = await asyncio.gather(task, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+
+async def _unless_it_crashes(play: Coroutine[Any, Any, object], bridge: Bridge) -> None:
+    """Await something; what the bridge's pipeline raises meanwhile ends it."""
+    playing, crashed = asyncio.ensure_future(play), asyncio.ensure_future(bridge.failed())
+    try:
+        done, _ = await asyncio.wait((playing, crashed), return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (playing, crashed):
+            task.cancel()
+        await asyncio.gather(playing, crashed, return_exceptions=True)
