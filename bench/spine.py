@@ -46,6 +46,7 @@ SETTLE = 3.0
 """Seconds of quiet before memory is read and a measurement begins."""
 LATEST = 30.0
 """Seconds after which a change that did not arrive ends the benchmark."""
+IDLE_SECONDS, LONG_IDLE_SECONDS = 120.0, 1200.0
 CHURN_SECONDS = 60.0
 CHURN_SHARE = 0.1
 """Share of the instances that is replaced in a minute."""
@@ -285,7 +286,7 @@ async def _idle(bridge: Bridge) -> list[Row]:
     its ten minutes. So one read per service and `LONG_WAIT`, and one of the checks, are added by arithmetic to what is counted.
     """
     long = os.environ.get("BENCH_LONG") == "1"
-    window = 1200.0 if long else 120.0
+    window = LONG_IDLE_SECONDS if long else IDLE_SECONDS
     _say(f"idle for {window:g} s")
     reads, cpu, began = await bridge.metric("isthmus_registry_reads_total"), cpu_seconds(bridge.pid), time.monotonic()
     await asyncio.sleep(window)

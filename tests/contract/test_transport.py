@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -28,6 +29,9 @@ class World:
 
     def of(self, kind: EventKind) -> list[Event]:
         return [e for e in self.events if e.kind is kind]
+
+    def was_writable(self, times: int) -> bool:
+        return len(self.of(EventKind.WRITABLE)) >= times
 
     def call(self, path: str = PATH) -> Call:
         channel = grpc.aio.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)])
@@ -88,10 +92,10 @@ async def test_one_message_reaches_many_streams_in_order(world: World) -> None:
     for text in (b"one", b"two", b"three"):
         waiting = ids
         while waiting:
-            seen = len(world.of(EventKind.WRITABLE))
+            before = len(world.of(EventKind.WRITABLE))
             waiting = world.transport.send(waiting, text)
             if waiting:
-                await eventually(lambda seen=seen, n=len(waiting): len(world.of(EventKind.WRITABLE)) >= seen + n, "writable")  # type: ignore[misc]
+                await eventually(partial(world.was_writable, before + len(waiting)), "they are writable again")
 
     for call, _ in calls:
         assert [await call.read() for _ in range(3)] == [b"one", b"two", b"three"]

@@ -24,7 +24,8 @@ from isthmus.xds.server.server import XdsServer
 from isthmus.xds.store import publish
 from isthmus.xds.translate import Mesh, Translation, translate
 from tests.golden.meshes import CASES, decode, load, to_files
-from tests.servers.envoy import VERSIONS, Envoy
+from tests.peers import ENVOYS
+from tests.servers.envoy import Envoy
 from tests.servers.process import free_port
 from tests.wait import eventually
 
@@ -38,7 +39,7 @@ async def server() -> AsyncIterator[XdsServer]:
 
 
 @pytest.mark.parametrize("delta", [True, False], ids=["delta", "sotw"])
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ENVOYS)
 async def test_envoy_has_what_was_reviewed(version: str, delta: bool, server: XdsServer, tmp_path: Path) -> None:
     """Each case replaces the one before, so that everything is added, changed and removed under way; nothing is refused."""
     port = free_port()

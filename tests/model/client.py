@@ -6,8 +6,8 @@ They are written from the protocol's text and share nothing with the machines un
 from __future__ import annotations
 
 import abc
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.rpc.status_pb2 import Status
@@ -34,7 +34,9 @@ class Client(abc.ABC):
         self.wildcard: dict[TypeUrl, bool] = dict.fromkeys(ORDER, False)
         self.opened: set[TypeUrl] = set()
         self.refused: set[TypeUrl] = set()
-        """Types of which something was refused and nothing accepted since."""
+        """Types whose last response was refused."""
+        self.refused_names: dict[TypeUrl, set[str]] = {t: set() for t in ORDER}
+        """Names that it holds in an older state, or not, because it refused the last one offered."""
         self.nonce: dict[TypeUrl, str] = dict.fromkeys(ORDER, "")
 
     def wants(self, type_url: TypeUrl, name: str) -> bool:
@@ -53,17 +55,36 @@ class Client(abc.ABC):
         """Apply a response."""
 
     @abc.abstractmethod
+    def refuse(self, response: Response) -> None:
+        """Keep what it holds, but for what a delta response removes."""
+
+    def check(self, resources: Mapping[TypeUrl, Mapping[str, Resource]]) -> None:
+        """It holds what it asked for as it is, all of it and where the protocol can say so nothing else."""
+        for type_url in self.opened:
+            wanted = {n: r for n, r in resources[type_url].items() if self.wants(type_url, n)}
+            held = self.held[type_url]
+            names = wanted.keys() | held.keys() if type_url in WHOLE or self.variant == "delta" else wanted.keys()
+            for name in names - self.refused_names[type_url]:
+                assert held.get(name) == wanted.get(name), f"{self.variant} {type_url.short} {name}"
+
+    @abc.abstractmethod
     def answer(self, response: Response, error: str = "") -> None:
         """Acknowledge it, or refuse it with a text."""
 
     def reopen(self) -> None:
         """A new stream: ask again for the same, saying what is held."""
         opened, self.opened = self.opened, set()
+        self.refused.clear()
+        self.refused_names = {t: set() for t in ORDER}
         self.outbox.clear()
         self.nonce = dict.fromkeys(ORDER, "")
         for type_url in ORDER:
             if type_url in opened:
                 self._reopen(type_url)
+
+    @abc.abstractmethod
+    def can_show(self, type_url: TypeUrl) -> bool:
+        """Whether its requests tell a new stream that it has what it holds."""
 
     @abc.abstractmethod
     def _reopen(self, type_url: TypeUrl) -> None: ...
@@ -107,6 +128,12 @@ class SotwClient(Client):
         type_url = TypeUrl(response.type_url)
         got = {r.name: r for r in response.resources if self.wants(type_url, r.name)}
         self.held[type_url] = got if type_url in WHOLE else self.held[type_url] | got
+        self.refused_names[type_url] -= self.refused_names[type_url] if type_url in WHOLE else got.keys()
+
+    def refuse(self, response: Response) -> None:
+        type_url = TypeUrl(response.type_url)
+        names = {r.name for r in response.resources}
+        self.refused_names[type_url] |= names | self.held[type_url].keys() if type_url in WHOLE else names
 
     def answer(self, response: Response, error: str = "") -> None:
         self._settled(response, error)
@@ -115,7 +142,13 @@ class SotwClient(Client):
             self.version[type_url] = response.version
         self._request(type_url, error)
 
+    def can_show(self, type_url: TypeUrl) -> bool:
+        # Dropping a name is not answered, so the version may still be that of a longer list.
+        return self.version[type_url] == str(SetVersion.of(self.held[type_url].values()))
+
     def _reopen(self, type_url: TypeUrl) -> None:
+        if not self.can_show(type_url):
+            self.version[type_url] = ""
         if not self._listed[type_url]:
             self._ever_named.discard(type_url)
             self.wildcard[type_url] = type_url in WHOLE
@@ -153,8 +186,18 @@ class DeltaClient(Client):
         type_url = TypeUrl(response.type_url)
         held = self.held[type_url]
         held.update({r.name: r for r in response.resources if self.wants(type_url, r.name)})
+        self.refused_names[type_url] -= {r.name for r in response.resources}
+        self._remove(response)
+
+    def refuse(self, response: Response) -> None:
+        self.refused_names[TypeUrl(response.type_url)] |= {r.name for r in response.resources}
+        self._remove(response)
+
+    def _remove(self, response: Response) -> None:
+        type_url = TypeUrl(response.type_url)
         for name in response.removed:
-            held.pop(name, None)
+            self.held[type_url].pop(name, None)
+        self.refused_names[type_url] -= set(response.removed)
 
     def answer(self, response: Response, error: str = "") -> None:
         self._settled(response, error)
@@ -167,8 +210,13 @@ class DeltaClient(Client):
             )
         )
 
+    def can_show(self, type_url: TypeUrl) -> bool:
+        return True
+
     def _reopen(self, type_url: TypeUrl) -> None:
         names = set(self.names[type_url])
+        if not names and not self.wildcard[type_url]:
+            return  # to ask for nothing would mean everything
         if self.wildcard[type_url] and names:
             names.add("*")
         self._request(type_url, names, (), held=True)
@@ -195,8 +243,8 @@ class Session:
     def __init__(self, client: Client, snapshot: ResourceSnapshot) -> None:
         self.client = client
         self.now = 0.0
-        self.sent = 0
-        """Resources and removals, in all."""
+        self.sent: Counter[TypeUrl] = Counter()
+        """Resources and removals by type, in all."""
         self.bound_ran_out = False
         self.connect(snapshot)
 
@@ -224,7 +272,7 @@ class Session:
         for response in self.stream.responses(self.now):
             self._audit(response)
             self.inbox.append(response)
-            self.sent += len(response.resources) + len(response.removed)
+            self.sent[TypeUrl(response.type_url)] += len(response.resources) + len(response.removed)
         assert not self.stream.responses(self.now), "asked again, it sends more"
 
     def to_server(self) -> Received:
@@ -267,7 +315,7 @@ class Session:
                 offered.update((r.name, r.version) for r in wanted)
                 asked.clear()
             dropped = before - names
-            if "*" in dropped or (before == set() and names):
+            if "*" in dropped or (names and not (first or before or "*" in names)):
                 dropped |= offered.keys() - names
         else:
             asked, dropped = set(request.resource_names_subscribe), set(request.resource_names_unsubscribe)

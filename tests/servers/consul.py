@@ -33,16 +33,12 @@ class Consul(Process):
         self.address = f"http://127.0.0.1:{self.port}"
         self.token = token
         directory.mkdir(parents=True, exist_ok=True)
+        settings = dict(settings or {})
         ports = {"dns": -1, "grpc": -1, "grpc_tls": -1, "https": -1, "http": self.port}
-        ports |= {name: free_port() for name in ("serf_lan", "serf_wan", "server")}
-        config = {
-            "node_name": NODE,
-            "ports": ports,
-            "check_update_interval": "0s",
-            "disable_update_check": True,
-        } | dict(settings or {})
+        ports |= {name: free_port() for name in ("serf_lan", "serf_wan", "server")} | settings.pop("ports", {})
+        config = {"node_name": NODE, "ports": ports, "check_update_interval": "0s", "disable_update_check": True}
         file = directory / "consul.json"
-        file.write_text(json.dumps(config))
+        file.write_text(json.dumps(config | settings))
         argv = [str(find_consul()), "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn"]
         super().__init__([*argv, f"-config-file={file}"], directory / "consul.log", env={"HOME": str(directory)})
 

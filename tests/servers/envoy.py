@@ -9,12 +9,12 @@ from typing import Any
 import aiohttp
 
 from isthmus.xds.bootstrap import to_bootstrap, to_json
+from tests.peers import ENVOYS
 from tests.servers.peers import peer_binary
 from tests.servers.process import Process, free_port
 from tests.wait import eventually
 
-LATEST = "1.40.0"
-VERSIONS = ("1.36.4", "1.37.0", "1.38.3", "1.39.3", LATEST)
+LATEST = ENVOYS[-1]
 
 
 class Envoy(Process):

@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import cyclopts
 
-from isthmus.cli import bootstrap, demo, serve, status, version
-from isthmus.cli.output import CommandError
+from isthmus.cli.output import CommandError, note
+
+COMMANDS = {
+    "serve": "isthmus.cli.serve:app",
+    "bootstrap": "isthmus.cli.bootstrap:app",
+    "services": "isthmus.cli.status:services_app",
+    "proxy-status": "isthmus.cli.status:proxy_status_app",
+    "demo": "isthmus.cli.demo:app",
+    "completion": "isthmus.cli.completion:app",
+    "version": "isthmus.cli.version:app",
+}
+"""Imported when they are used: a listing does not wait for a server's libraries."""
 
 app = cyclopts.App(
     name="isthmus",
     help="Carries the services of Consul and files into Envoy over xDS, without Kubernetes.",
-    version=version.text,
-    version_flags=[],
+    help_format="plaintext",
+    help_epilogue="Exit status: 0 done, 1 could not be done, 2 wrong command line, 3 (proxy-status) a proxy lags behind.",
+    version_flags=["--version"],
 )
-for module in (serve, bootstrap, status, demo, version):
-    module.register(app)
-app.register_install_completion_command()
+for name, path in COMMANDS.items():
+    app.command(path, name=name)
 
 
 def main() -> None:
     """Run the command line; an error is one sentence on standard error and status 1 (2 when the words are wrong)."""
+    if len(sys.argv) < 2 or sys.argv[1] in app.help_flags:
+        for command in COMMANDS:
+            app[command]  # imported, for its first sentence is in the list
     try:
-        result = app(exit_on_error=False, print_error=True)
-    except cyclopts.CycloptsError:
+        result = app(exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except cyclopts.CycloptsError as e:
+        note(str(e))
         sys.exit(2)
     except CommandError as e:
-        sys.stderr.write(f"isthmus: {e}\n")
+        note(str(e))
         sys.exit(e.status)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read it has seen enough. The interpreter flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     sys.exit(result if isinstance(result, int) else 0)

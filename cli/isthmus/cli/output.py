@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
+from cyclopts import Parameter
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 Format = Literal["table", "json", "yaml"]
+Output = Annotated[Format, Parameter(alias="-o")]
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+
+GAP = "  "
 
 
 class CommandError(Exception):
@@ -33,16 +38,28 @@ def print_document(document: Any, output: Format) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], empty: str) -> None:
-    """Rows under headings, never cut when the output is not a terminal; `empty` is said when there are none."""
+    """Rows under headings, aligned and never cut; `empty` is said on standard error when there are none."""
     if not rows:
-        sys.stderr.write(f"{empty}\n")
+        note(empty)
         return
+    cells = [[Text(c, "bold") for c in columns], *([_visible(cell) for cell in row] for row in rows)]
+    widths = [max(cell_len(row[i].plain) for row in cells) for i in range(len(columns))]
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=10_000)
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, no_wrap=True, overflow="fold" if i == len(columns) - 1 else "ellipsis")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    for row in cells:
+        line = Text()
+        for cell, width in zip(row, widths, strict=True):
+            line.append_text(cell).append(" " * (width - cell_len(cell.plain)) + GAP)
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """A sentence on standard error, beside what goes to standard output."""
+    sys.stderr.write(f"isthmus: {_visible(text).plain}\n")
+
+
+def _visible(cell: str | Text) -> Text:
+    """What registries and proxies call things must not move the cursor of who looks at it."""
+    text = cell if isinstance(cell, Text) else Text(cell)
+    plain = "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text.plain)
+    return Text(plain or "-", text.style)

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
+from rich.console import Console
 
 from isthmus.bridge import logs
 from isthmus.bridge.bridge import StartError
 from isthmus.bridge.config import ConfigError, load
+from isthmus.bridge.preflight import PreflightError, preflight
 from isthmus.bridge.run import run
-from isthmus.cli.output import CommandError
-
-
-def register(app: App) -> None:
-    """Add the command."""
-    app.command(serve)
+from isthmus.cli.command import command
+from isthmus.cli.output import CommandError, Flag, note
 
 
 def serve(
     *,
     config: Annotated[Path, Parameter(alias="-c")] = Path("isthmus.yaml"),
-    check: Annotated[bool, Parameter(negative=())] = False,
+    check: Flag = False,
     log_level: Literal["debug", "info", "warning", "error"] = "info",
 ) -> None:
     """Run the bridge: read the registries and serve Envoys.
 
-    SIGHUP, or a change of the file, reloads the registries; SIGTERM drains and ends.
+    SIGHUP, or a change of the file, reloads the registries; a file with an error changes nothing. SIGTERM drains and ends
+    with status 0. Logs go to standard error, as JSON unless that is a terminal.
 
     Examples:
         isthmus serve -c isthmus.yaml
@@ -37,19 +37,24 @@ def serve(
 
     Args:
         config: The configuration file (docs/operate.md).
-        check: Only say whether the file can be used.
+        check: Only say whether the file, and what it refers to on this machine, can be used.
         log_level: What is logged.
 
     """
     try:
         loaded = load(config)
-    except ConfigError as e:
-        raise CommandError(str(e)) from None
-    if check:
-        print(f"{config}: fine; {len(loaded.registries)} registries")  # noqa: T201
-        return
-    logs.configure(log_level)
-    try:
+        if check:
+            for remark in preflight(loaded):
+                note(remark)
+            names = ", ".join(r.name for r in loaded.registries)
+            sys.stdout.write(f"{config}: can be used; registries: {names}\n")
+            return
+        # Rich knows what this terminal can show, and NO_COLOR.
+        terminal = Console(stderr=True)
+        logs.configure(log_level, colors=terminal.color_system is not None and not terminal.no_color)
         asyncio.run(run(config.absolute(), loaded))
-    except StartError as e:
+    except (ConfigError, PreflightError, StartError) as e:
         raise CommandError(str(e)) from None
+
+
+app = command(serve)

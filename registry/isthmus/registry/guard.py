@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from isthmus.registry.model import Instance, Service, ServiceKey, Snapshot
+from isthmus.registry.model import Instance, ServiceKey, Snapshot
+from isthmus.registry.overlay import is_absent, overlay
 
 
 class GuardRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,14 +67,13 @@ def guard(before: Guarded | None, incoming: Snapshot, now: float, *, relisted: b
     holds = {
         at: hold
         for at, hold in before.holds.items()
-        if _still_absent(hold, incoming) and not _over(hold, incoming, now)
+        if is_absent(hold.key, hold.instance, incoming) and not _over(hold, incoming, now)
     }
     if reason:
         for key in _shrunken(before.admitted, incoming):
             for instance in before.admitted.services[key].instances:
-                hold = Hold(key, instance, reason, now, until)
-                if _still_absent(hold, incoming):
-                    holds.setdefault((key, instance.id), hold)
+                if is_absent(key, instance, incoming):
+                    holds.setdefault((key, instance.id), Hold(key, instance, reason, now, until))
     return _admit(before, incoming, holds)
 
 
@@ -112,38 +112,11 @@ def _shrunken(before: Snapshot, incoming: Snapshot) -> list[ServiceKey]:
     return [key for key in keys if before.services[key] != incoming.services.get(key)]
 
 
-def _still_absent(hold: Hold, incoming: Snapshot) -> bool:
-    """Neither the id nor another id at the same place has come back."""
-    service = incoming.services.get(hold.key)
-    if service is None:
-        return True
-    place = (hold.instance.address, hold.instance.ports)
-    return all(i.id != hold.instance.id and (i.address, i.ports) != place for i in service.instances)
-
-
 def _over(hold: Hold, incoming: Snapshot, now: float) -> bool:
     return not incoming.doubt if hold.until is None else hold.until <= now
 
 
 def _admit(before: Guarded, incoming: Snapshot, holds: Mapping[tuple[ServiceKey, str], Hold]) -> Guarded:
-    if not holds and not before.holds:
-        return Guarded(incoming, incoming)
-    services = dict(incoming.services)
-    held: dict[ServiceKey, list[Instance]] = {}
-    for (key, _), hold in holds.items():
-        held.setdefault(key, []).append(hold.instance)
-    for key, instances in held.items():
-        shell = services.get(key) or msgspec.structs.replace(before.admitted.services[key], instances=())
-        services[key] = _with(shell, instances)
-    # Only the keys of old and new holds can differ from the incoming snapshot, so its own hint stays good for the rest.
-    touched = {key for key, _ in holds} | {key for key, _ in before.holds}
-    changed = None if incoming.changed is None else incoming.changed | touched
-    return Guarded(incoming, msgspec.structs.replace(incoming, services=services, changed=changed), holds)
-
-
-def _with(service: Service, instances: list[Instance]) -> Service:
-    return msgspec.structs.replace(service, instances=tuple(sorted((*service.instances, *instances), key=_instance_id)))
-
-
-def _instance_id(instance: Instance) -> str:
-    return instance.id
+    touched = {key for key, _ in holds.keys() ^ before.holds.keys()}
+    extra = [(hold.key, hold.instance) for hold in holds.values()]
+    return Guarded(incoming, overlay(incoming, extra, before.admitted.services, touched), holds)

@@ -75,7 +75,9 @@ def parse_marked_yaml(text: bytes) -> Marked:
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         context = f" {e.context}" if e.context else ""
-        raise MarkedYAMLError(mark.line + 1 if mark else 1, f"not YAML: {e.problem}{context}") from None
+        # The end of the text is one line further for libyaml than for an editor.
+        line = min(mark.line + 1 if mark else 1, max(1, text.count(b"\n") + (not text.endswith(b"\n"))))
+        raise MarkedYAMLError(line, f"not YAML: {e.problem}{context}") from None
     except yaml.reader.ReaderError as e:
         line = text.count(b"\n", 0, e.position) + 1
         raise MarkedYAMLError(line, f"not YAML: the character {e.character:#x} is not allowed") from None

@@ -1,6 +1,6 @@
 module isthmus/tests/peers/consul
 
-go 1.23.8
+go 1.24.0
 
 tool github.com/hashicorp/consul
 

@@ -169,7 +169,7 @@ def test_a_wrong_instance_is_named_with_its_line_and_the_other_services_are_take
         (b"services:\n  a: b", 2, "`services` with a list is expected"),
         (b"services: []\nservice: []", 2, "unknown key 'service'"),
         (b'{"services": [\n{"name": "a",,}]}', 2, "not JSON"),
-        (b"services:\n- name: a\n  ports: [", 4, "not YAML"),
+        (b"services:\n- name: a\n  ports: [", 3, "not YAML"),
     ],
 )
 def test_a_text_of_which_nothing_can_be_used_is_broken(text: bytes, line: int, reason: str) -> None:

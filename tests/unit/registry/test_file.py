@@ -142,7 +142,7 @@ async def test_a_broken_file_is_quarantined_with_its_line_and_its_services_stay(
         replace(tmp_path / "b.yaml", "services:\n- name: b\n  ports: [")
         await eventually(reading.quarantined, "the broken file is quarantined")
         ((where, reason),) = reading.quarantined()
-        assert where == "b.yaml:4"
+        assert where == "b.yaml:3"
         assert reason.startswith("not YAML: ")
         assert reading.addresses() == {"a": ["10.0.0.1"], "b": ["10.0.0.2"]}
         assert reading.seen[-1].changed == frozenset()

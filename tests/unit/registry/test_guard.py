@@ -73,7 +73,7 @@ def test_holds_end_by_themselves() -> None:
     assert expire(held, 159) is held
     after = expire(held, 160)
     assert ids(after) == []
-    assert after.admitted.changed == {mk_key("reviews")}
+    assert after.admitted.changed == frozenset({mk_key("reviews")})
 
 
 def test_a_few_absences_after_an_interruption_are_believed() -> None:
@@ -106,7 +106,7 @@ def test_absence_proves_nothing_while_the_adapter_doubts_it(relisted: bool) -> N
     assert ids(guarded) == ids(later) == ["i1", "i2"]
     assert later.due is None
     assert ids(sure) == []
-    assert sure.admitted.changed == {mk_key("reviews")}
+    assert sure.admitted.changed == frozenset({mk_key("reviews")})
 
 
 def test_zero_seconds_switch_it_off() -> None:

@@ -6,23 +6,19 @@ import asyncio
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from isthmus.cli.command import command
 from isthmus.cli.demo.programs import DemoError
 from isthmus.cli.demo.run import Options, run_demo
-from isthmus.cli.output import CommandError
-
-
-def register(app: App) -> None:
-    """Add the command."""
-    app.command(demo)
+from isthmus.cli.output import CommandError, Flag
 
 
 def demo(
     *,
-    once: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    once: Flag = False,
+    json: Flag = False,
     registry: Literal["file", "consul"] = "file",
     envoy: Path | None = None,
     port: Annotated[int | None, Parameter(validator=Number(gte=1, lte=65535))] = None,
@@ -43,7 +39,7 @@ def demo(
     Args:
         once: End after the story; the exit status says whether all of it was true.
         json: Print the outcome as one JSON object (and end after the story).
-        registry: Files in a temporary directory, or a real `consul agent -dev`.
+        registry: Files in a temporary directory, or a real Consul agent.
         envoy: The Envoy to run; by default the one on PATH, else the newest that `make peers` fetched.
         port: Where Envoy listens for the application's requests; by default any free port.
         directory: Where the temporary directory is made.
@@ -53,3 +49,6 @@ def demo(
         return asyncio.run(run_demo(Options(once or json, json, registry, envoy, port, directory)))
     except DemoError as e:
         raise CommandError(str(e)) from None
+
+
+app = command(demo)

@@ -24,11 +24,15 @@ from isthmus.cli.demo.load import Load
 from isthmus.cli.demo.programs import DemoError, claim_port, envoy_version, find_program, free_ports
 from isthmus.cli.demo.proxy import Proxy
 from isthmus.cli.demo.registries import ConsulDemoRegistry, EmbeddedRegistry, FileDemoRegistry
-from isthmus.cli.demo.show import Scene, print_summary, show_lines, show_live
+from isthmus.cli.demo.show import Scene, print_outcome, print_steps, show_lines, show_live
 from isthmus.cli.demo.story import Story
 
 RATE = 40.0
 """Pages per second; each is up to five requests through Envoy."""
+
+
+PAUSE = 2.0
+"""Seconds before each step, when somebody is there to look."""
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -85,22 +89,31 @@ async def run_demo(options: Options) -> int:
         raise DemoError(str(e)) from None
 
 
+class _Console(Console):
+    """A console whose reader may go away: rich itself would end the process, and leave everything behind."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 async def _play(options: Options, ending: _Ending) -> int:
-    console = Console(stderr=options.json, highlight=False)
-    async with _scene(options) as scene, _shown(scene, console):
+    console = _Console(stderr=options.json, highlight=False)
+    async with _scene(options) as scene:
         story = scene.story
-        await _unless_it_crashes(story.run(), scene.bridge)
-        if not options.once:
+        async with _until_it_crashes(scene.bridge.failed(), _show(console, scene)) as crash:
+            await _either(story.run(0 if options.once else PAUSE), crash)
+            if options.once:
+                await scene.load.stop()
             story.judge_requests()
-            ending.is_over = True
-            await _unless_it_crashes(ending.left.wait(), scene.bridge)
-        await scene.load.stop()
-        story.judge_requests()
-        summary = story.summary()
+            summary = story.summary()
+            if not options.once:
+                # From here on the user may do to the registry what the story would not.
+                ending.is_over = True
+                await _either(ending.left.wait(), crash)
+        print_steps(console, scene)
+    print_outcome(console, summary)
     if options.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode() + "\n")
-    else:
-        print_summary(console, summary)
     return 0 if summary.ok else 1
 
 
@@ -147,9 +160,9 @@ async def _scene(options: Options) -> AsyncIterator[Scene]:
         if not options.once:
             hints += [
                 f"isthmus services --bridge {bridge.http_address}; isthmus proxy-status --bridge {bridge.http_address}",
-                f"{registry.kind} registry: {registry.where}; Ctrl-C ends the demo",
+                f"{registry.kind} registry: {registry.where}",
             ]
-        where = f"{registry.kind} registry, bridge, Envoy {version}, Bookinfo; all on 127.0.0.1"
+        where = f"{registry.kind} registry, bridge, Envoy {version}, Bookinfo on 127.0.0.1"
         yield Scene(where, bridge, proxy, bookinfo, load, Story(registry, proxy, bookinfo, load), hints)
 
 
@@ -160,28 +173,29 @@ def _make_directory(parent: Path | None) -> Path:
         raise DemoError(f"no temporary directory can be made in {parent or 'the usual places'}: {e.strerror}") from None
 
 
+async def _show(console: Console, scene: Scene) -> None:
+    await (show_live if console.is_terminal and not console.is_dumb_terminal else show_lines)(console, scene)
+
+
 @contextlib.asynccontextmanager
-async def _shown(scene: Scene, console: Console) -> AsyncIterator[None]:
-    show = show_live if console.is_terminal and not console.is_dumb_terminal else show_lines
-    task = asyncio.create_task(show(console, scene), name="show")
+async def _until_it_crashes(*endless: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Future[list[None]]]:
+    """Run what does not end by itself beside the block; the future ends with the first exception of any of it."""
+    tasks = [asyncio.ensure_future(e) for e in endless]
+    crash = asyncio.gather(*tasks)
     try:
-        yield
+        yield crash
     finally:
-        task.cancel()
-        results = await asyncio.gather(task, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-
-
-async def _unless_it_crashes(play: Coroutine[Any, Any, object], bridge: Bridge) -> None:
-    """Await something; what the bridge's pipeline raises meanwhile ends it."""
-    playing, crashed = asyncio.ensure_future(play), asyncio.ensure_future(bridge.failed())
-    try:
-        done, _ = await asyncio.wait((playing, crashed), return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in (playing, crashed):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(playing, crashed, return_exceptions=True)
+        await asyncio.gather(*tasks, crash, return_exceptions=True)
+
+
+async def _either(play: Coroutine[Any, Any, object], crash: asyncio.Future[list[None]]) -> None:
+    """Await something, or raise what crashed meanwhile."""
+    playing = asyncio.ensure_future(play)
+    try:
+        await asyncio.wait((playing, crash), return_when=asyncio.FIRST_COMPLETED)
+        (playing if playing.done() else crash).result()
+    finally:
+        playing.cancel()
+        await asyncio.gather(playing, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from isthmus.bridge.bridge import Bridge
 from isthmus.cli.demo.bookinfo import Bookinfo
-from isthmus.cli.demo.load import Load, Page
+from isthmus.cli.demo.load import Load
 from isthmus.cli.demo.proxy import Proxy
 from isthmus.cli.demo.story import Percentiles, Step, Story, Summary, percentiles
 from isthmus.registry.model import Health, Instance
@@ -40,6 +41,8 @@ class Scene:
     load: Load
     story: Story
     hints: list[str]
+    printed: int = 0
+    """Steps that were printed as lines."""
     _counts: deque[tuple[float, dict[int, int]]] = dataclasses.field(default_factory=deque)
 
     def per_second(self, port: int) -> float | None:
@@ -68,30 +71,24 @@ async def show_live(console: Console, scene: Scene) -> None:
 
 async def show_lines(console: Console, scene: Scene) -> None:
     """Print each step once it is known, until cancelled."""
-    print_header(console, scene)
-    shown = 0
+    for line in (_title(scene), *(Text(hint) for hint in scene.hints), Text("")):
+        console.print(line, soft_wrap=True)
     while True:
-        while shown < len(scene.story.steps) - 1 and scene.story.steps[shown].ok is not None:
-            console.print(_step(scene.story.steps[shown]), soft_wrap=True)
-            shown += 1
+        print_steps(console, scene)
         await asyncio.sleep(_FRAME_SECONDS)
 
 
-def print_header(console: Console, scene: Scene) -> None:
-    """What runs where, and what to try."""
-    for line in (_title(scene), *(Text(hint) for hint in scene.hints), Text("")):
-        console.print(line, soft_wrap=True)
-
-
-def print_summary(console: Console, summary: Summary) -> None:
-    """The outcome, for people."""
-    for step in summary.steps:
+def print_steps(console: Console, scene: Scene) -> None:
+    """The steps that are known and have not been printed yet."""
+    known = itertools.takewhile(lambda s: s.ok is not None, scene.story.steps[scene.printed :])
+    for step in known:
         console.print(_step(step), soft_wrap=True)
-    console.print(
-        f"\nregistry changed to Envoy acknowledged: {_took(summary.registry_to_ack_ms)}\n",
-        highlight=False,
-        soft_wrap=True,
-    )
+        scene.printed += 1
+
+
+def print_outcome(console: Console, summary: Summary) -> None:
+    """The end of it, for people."""
+    console.print(f"\nRegistry changed to Envoy acknowledged: {_took(summary.registry_to_ack_ms)}.", soft_wrap=True)
     outcome = Text("All of it was true.", "bold green") if summary.ok else Text("Not all of it was true.", "bold red")
     console.print(outcome)
 
@@ -105,43 +102,34 @@ class _Picture:
     def __rich_console__(self, console: Console, options: object) -> Iterable[RenderableType]:
         scene = self._scene
         dot = "*" if console.options.ascii_only else "●"
-        gap = [Text("")] if console.size.height >= _ROOMY else []
-        steps = _steps(scene.story.steps)
         hints = [Text(h, "dim", no_wrap=True, overflow="ellipsis") for h in scene.hints]
-        parts: list[RenderableType] = [
-            _title(scene),
-            *gap,
-            *_registry(scene, dot),
-            *gap,
-            _proxy(scene),
-            *gap,
-            steps,
-            *gap,
-        ]
+        gap = [Text("")] if console.size.height >= _ROOMY else []
         instances = sum(len(s.instances) for s in scene.bridge.catalog.services.values())
-        used = 1 + 1 + instances + 1 + len(scene.story.steps) + 1 + len(hints) + (5 if gap else 0)
-        room = max(0, console.size.height - used)
-        yield Group(*parts, _load(scene.load), *_pages(list(scene.load.recent), room), *gap, *hints)
+        fixed = 1 + (1 + instances) + 2 + len(scene.story.steps) + 1 + len(hints) + 5 * len(gap)
+        pages = _pages(scene.load, max(0, console.size.height - fixed))
+        parts = (_title(scene), _registry(scene, dot), _proxy(scene), _steps(scene.story.steps), pages, Group(*hints))
+        spaced: list[RenderableType] = [parts[0]]
+        for part in parts[1:]:
+            spaced += [*gap, part]
+        yield Group(*spaced)
 
 
 def _title(scene: Scene) -> Text:
-    return Text.assemble(("Isthmus demo", "bold"), f"  {scene.where}", no_wrap=True, overflow="ellipsis")
+    return Text.assemble(
+        ("Isthmus demo", "bold"), f"  {scene.where}", ("  Ctrl-C ends", "dim"), no_wrap=True, overflow="ellipsis"
+    )
 
 
-def _grid(*justify: str) -> Table:
-    table = Table(box=None, pad_edge=False, show_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    for side in justify:
-        table.add_column(justify="right" if side == "right" else "left", no_wrap=True, overflow="ellipsis")
-    return table
-
-
-def _registry(scene: Scene, dot: str) -> list[RenderableType]:
-    table = _grid("left", "left", "left", "left", "right", "right")
-    table.add_row(*(Text(t, "bold") for t in ("registry", "instance", "address", "health", "weight", "requests/s")))
+def _registry(scene: Scene, dot: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("registry", "instance", "address", "health"):
+        table.add_column(title, no_wrap=True)
+    for title in ("weight", "requests/s"):
+        table.add_column(title, no_wrap=True, justify="right")
     for key, service in sorted(scene.bridge.catalog.services.items()):
         for i, instance in enumerate(service.instances):
             table.add_row(key.name if i == 0 else "", *_instance(scene, instance, dot))
-    return [table]
+    return table
 
 
 def _instance(scene: Scene, instance: Instance, dot: str) -> list[Text | str]:
@@ -158,13 +146,14 @@ def _proxy(scene: Scene) -> Text:
     text = Text.assemble((f"Envoy {scene.proxy.version}", "bold"), "  ", no_wrap=True, overflow="ellipsis")
     status = scene.proxy.status()
     snapshot = scene.bridge.server.snapshot
-    for kind in status.types if status else ():
+    for kind in sorted(status.types, key=lambda t: t.type) if status else ():
         count = next((len(snapshot.of_type(t)) for t in TypeUrl if t.short == kind.type), 0)
         text.append(f"{kind.type} {count} ")
         text.append(kind.state.lower(), _STATE.get(kind.state, "yellow"))
         text.append("  ")
-    last = f"last {scene.story.ack_ms[-1]:.0f} ms, " if scene.story.ack_ms else ""
-    return text.append(f"acknowledged after {last}{_took(percentiles(scene.story.ack_ms))}")
+    took = scene.story.ack_ms
+    last = f"last {took[-1]:.0f} ms, {_took(percentiles(took))}" if took else "nothing yet"
+    return text.append(f"\nregistry changed to acknowledged: {last}")
 
 
 def _took(found: Percentiles) -> str:
@@ -174,14 +163,18 @@ def _took(found: Percentiles) -> str:
 
 
 def _steps(steps: list[Step]) -> Table:
-    table = _grid("left", "left", "left")
+    table = Table(box=None, pad_edge=False, show_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(min_width=4, no_wrap=True)
+    table.add_column(min_width=max(len(s.name) for s in steps), no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis")
     current = next((s for s in steps if s.ok is None), None)
     for step in steps:
-        if step.ok is None:
-            mark, style = (Text("...", "cyan"), "") if step is current else (Text(""), "dim")
+        if step.ok is not None:
+            table.add_row(_mark(step.ok), step.name, Text(step.detail, "dim" if step.ok else "red"))
+        elif step is current:
+            table.add_row(Text("...", "cyan"), step.name)
         else:
-            mark, style = _mark(step.ok), ""
-        table.add_row(mark, Text(step.name, style), Text(step.detail, "dim" if step.ok else "red"))
+            table.add_row("", Text(step.name, "dim"))
     return table
 
 
@@ -193,18 +186,11 @@ def _mark(ok: bool) -> Text:
     return Text("ok  ", "green") if ok else Text("FAIL", "bold red")
 
 
-def _load(load: Load) -> Text:
-    failed = Text(f"{load.failed} failed", "bold red" if load.failed else "green")
-    return Text.assemble(
-        ("requests", "bold"), f"  {load.requests} pages through Envoy, {load.rate:.0f} per second, ", failed
-    )
-
-
-def _pages(pages: list[Page], room: int) -> list[Text]:
-    lines: list[Text] = []
-    for page in pages[-room:][::-1] if room else []:
-        if page.error:
-            lines.append(Text(f"  {page.error}", "red", no_wrap=True, overflow="ellipsis"))
-        else:
-            lines.append(Text(f"  {page.ms:5.1f} ms  {'  '.join(page.instances)}", no_wrap=True, overflow="ellipsis"))
-    return lines
+def _pages(load: Load, room: int) -> Text:
+    failed = (f"{load.failed} failed", "bold red" if load.failed else "green")
+    head = f"  {load.requests} pages through Envoy, {load.rate:.0f} per second, "
+    text = Text.assemble(("requests", "bold"), head, failed, no_wrap=True, overflow="ellipsis")
+    for page in list(load.recent)[::-1][:room]:
+        text.append(f"\n  {page.ms:5.1f} ms  ")
+        text.append(page.error or "  ".join(page.instances), "red" if page.error else "")
+    return text

@@ -85,9 +85,10 @@ class Story:
         ]
         self.steps = [Step(name) for name, _ in self._acts] + [Step("no request failed")]
 
-    async def run(self) -> None:
-        """Play it to the end, or to the first step that is not true."""
+    async def run(self, pause: float) -> None:
+        """Play it to the end, or to the first step that is not true; `pause` seconds before each step, for the eye."""
         for step, (_, act) in zip(self.steps, self._acts, strict=False):
+            await asyncio.sleep(pause)
             try:
                 step.detail = await act()
                 step.ok = True

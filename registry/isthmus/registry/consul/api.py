@@ -91,7 +91,7 @@ class ConsulApi:
             )
         except AdapterError as e:
             self._stats.failed()
-            raise type(e)(f"{asked}: {e}") from None
+            raise type(e)(self._redacted(f"{asked}: {e}")) from None
         except TimeoutError as e:
             self._stats.failed()
             raise AdapterError(f"{asked}: no answer within {within:.1f} s") from e
@@ -102,6 +102,10 @@ class ConsulApi:
         if index and answer.index != index:
             self._stats.wake_up()
         return answer
+
+    def _redacted(self, text: str) -> str:
+        """What a server answers may repeat what it was sent."""
+        return text.replace(self._config.token, "***") if self._config.token else text
 
     def _params(self, index: int, wait: float) -> Params:
         config = self._config

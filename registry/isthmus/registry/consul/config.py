@@ -54,12 +54,17 @@ class ConsulConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Logical port of a service that declares none and whose instances do not share one (README.md)."""
 
     def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.address)
+        except ValueError:
+            parts = urlsplit("")
         # A password in the address would be in every error text: it is refused, and not repeated here.
-        parts = urlsplit(self.address)
         if parts.username is not None or parts.password is not None:
             raise ValueError("address: no user or password in it, please; Consul takes a token")
         if not _is_base_url(parts):
             raise ValueError(f"address {self.address!r}: expected http://host:port or https://host:port")
+        if any(not "!" <= c <= "~" for c in self.token):
+            raise ValueError("token: it has characters that no token has (a line's end, perhaps?)")
         if bool(self.cert_file) != bool(self.key_file):
             raise ValueError("cert_file and key_file: both or none")
         if parts.scheme == "http" and (self.ca_file or self.cert_file or self.tls_server_name):

@@ -13,9 +13,6 @@ from isthmus.xds.protocol.subscription import NAMES_LIMIT, ProtocolError
 from isthmus.xds.protocol.substream import Substream
 from isthmus.xds.resource import Resource, TypeUrl
 
-_OTHER = Resource(TypeUrl.CLUSTER, "", "", b"")
-"""Stands for what a client holds that is not what we have."""
-
 
 class DeltaSubstream(Substream[DeltaDiscoveryRequest]):
     """One type of a delta stream. The version of a response is the type's, for people; resources have their own."""
@@ -46,7 +43,9 @@ class DeltaSubstream(Substream[DeltaDiscoveryRequest]):
         names = [n for n in held if self.subscription.wants(n)]
         for name in names:
             current = self._resources.get(name)
-            self._tell(name, current if current and current.version == held[name] else _OTHER)
+            same = current is not None and current.version == held[name]
+            # Of what differs nothing but the version is known, nor is more needed.
+            self._tell(name, current if same else Resource(TypeUrl.CLUSTER, name, held[name], b""))
         self._compare(names)
 
     @property

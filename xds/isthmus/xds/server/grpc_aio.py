@@ -146,7 +146,7 @@ class GrpcAioTransport:
 
     async def _read(self, stream: _Stream, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         try:
-            while (message := await context.read()) is not grpc.aio.EOF:
+            while isinstance(message := await context.read(), bytes):  # else grpc.aio.EOF
                 self._emit(Event(EventKind.MESSAGE, stream.id, message=message))
         except (grpc.aio.BaseError, asyncio.InvalidStateError):
             return  # the call has ended; its handler is being cancelled and reports that
@@ -186,7 +186,7 @@ class _AnyMethod(grpc.GenericRpcHandler):
         async def serve(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
             await self._serve(path, context)
 
-        return grpc.stream_stream_rpc_method_handler(serve)  # type: ignore[arg-type] # an asyncio handler
+        return grpc.stream_stream_rpc_method_handler(serve)
 
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}

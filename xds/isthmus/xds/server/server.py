@@ -1,7 +1,7 @@
 """The pump around the protocol machines: requests in, shared bytes out, and what each proxy is known to have.
 
-Everything here is synchronous and runs on the loop's thread. A stream has an outbox that is refilled from its machine only when it
-is empty, so a proxy that reads slowly holds the pointers of one round of responses and then gets the newest state.
+Everything here is synchronous and runs on the loop's thread. A stream has an outbox that is refilled from its machine only when
+it is empty, so a proxy that reads slowly holds the pointers of one round of responses and then gets the newest state.
 """
 
 from __future__ import annotations
@@ -255,6 +255,8 @@ class XdsServer:
         now = time.monotonic()
         ready: list[_Proxy] = []
         for proxy in proxies:
+            if proxy.refused:
+                continue
             if not proxy.outbox:
                 self._refill(proxy, now)
             if proxy.outbox and not proxy.blocked:

@@ -1,0 +1,391 @@
+"""The Consul adapter against a real Consul."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from isthmus.registry.consul import ConsulConfig
+from isthmus.registry.consul.adapter import ConsulAdapter
+from isthmus.registry.model import Health, Instance, Origin, Service
+from isthmus.registry.origin import OriginStatus
+from tests.contract.adapter_contract import Following, following
+from tests.servers.consul import Consul, find_consul
+from tests.servers.process import free_port
+from tests.wait import eventually
+
+HEARTBEAT = 0.5
+NOTICED_WITHIN = HEARTBEAT * 17 / 16 + 2 + 1.5
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consul]:
+    consul = Consul(tmp_path_factory.mktemp("consul"))
+    consul.start()
+    try:
+        asyncio.run(consul.ready())
+        yield consul
+    finally:
+        consul.stop()
+
+
+@pytest.fixture
+async def consul(shared: Consul) -> AsyncIterator[Consul]:
+    """A Consul that knows only itself."""
+    yield shared
+    await shared.wipe()
+
+
+@pytest.fixture
+async def own(tmp_path: Path) -> AsyncIterator[Consul]:
+    """A Consul that the test may break."""
+    consul = await Consul.start_dev(tmp_path)
+    yield consul
+    consul.stop()
+
+
+@contextlib.asynccontextmanager
+async def reading(consul: Consul, **options: object) -> AsyncIterator[tuple[Following, OriginStatus]]:
+    """An adapter under way, after its first snapshot."""
+    async with reading_at_all(consul, **options) as (seen, stats):
+        await eventually(lambda: seen.snapshots or seen.error, "a first snapshot")
+        assert seen.error is None
+        yield seen, stats
+
+
+@contextlib.asynccontextmanager
+async def reading_at_all(consul: Consul, **options: object) -> AsyncIterator[tuple[Following, OriginStatus]]:
+    """An adapter under way, whether or not it gets anywhere."""
+    origin = Origin("dc1", "consul")
+    stats = OriginStatus(origin)
+    config = ConsulConfig(**{"address": consul.address, "heartbeat": HEARTBEAT, "token": consul.token} | options)  # type: ignore[arg-type]
+    async with following(ConsulAdapter(origin, config, stats)) as seen:
+        yield seen, stats
+
+
+def instance(seen: Following, service: str, id_: str = "") -> Instance | None:
+    """The instance with this service id (by default the service's name) in the latest snapshot."""
+    found = seen.service(service)
+    wanted = id_ or service
+    return next((i for i in found.instances if i.provenance["service_id"] == wanted), None) if found else None
+
+
+def health(seen: Following, service: str, id_: str = "") -> Health | None:
+    found = instance(seen, service, id_)
+    return found.health if found else None
+
+
+def _has_health(seen: Following, service: str, expected: Health) -> bool:
+    return health(seen, service) is expected
+
+
+def _differs(seen: Following, service: str, old: Service | None) -> bool:
+    return seen.service(service) != old
+
+
+async def test_health_follows_checks_and_maintenance(consul: Consul) -> None:
+    await consul.register("web", ttl_status="critical")
+    async with reading(consul) as (seen, _):
+        assert health(seen, "web") is Health.UNHEALTHY
+        await consul.set_check("web", "passing")
+        await eventually(lambda: health(seen, "web") is Health.HEALTHY, "the check passes")
+        await consul.set_check("web", "critical")
+        await eventually(lambda: health(seen, "web") is Health.UNHEALTHY, "the check is critical")
+        await consul.set_check("web", "warning")
+        await eventually(lambda: health(seen, "web") is Health.HEALTHY, "a warning keeps it in")
+        await consul.maintenance("web", True)
+        await eventually(lambda: health(seen, "web") is Health.DRAINING, "maintenance drains")
+        await consul.maintenance("web", False)
+        await eventually(lambda: health(seen, "web") is Health.HEALTHY, "maintenance ends")
+        await consul.node_maintenance(True)
+        await eventually(lambda: health(seen, "web") is Health.DRAINING, "maintenance of the node drains")
+        await consul.node_maintenance(False)
+        await eventually(lambda: health(seen, "web") is Health.HEALTHY, "maintenance of the node ends")
+
+
+async def test_a_warning_takes_the_warning_weight(consul: Consul) -> None:
+    await consul.register("web", weights=(10, 2), ttl_status="passing")
+    async with reading(consul) as (seen, _):
+        before = instance(seen, "web")
+        assert before is not None
+        assert before.weight == 10
+        await consul.set_check("web", "warning")
+        await eventually(lambda: (i := instance(seen, "web")) and i.weight == 2, "the weight of a warning")
+
+
+async def test_meta_tags_and_address_are_followed(consul: Consul) -> None:
+    await consul.register("web", "web-1", port=23456, tags=["v1"], meta={"protocol": "grpc", "version": "v1"})
+    async with reading(consul) as (seen, _):
+        service = seen.service("web")
+        assert service is not None
+        assert [(p.name, p.number) for p in service.ports] == [("grpc", 80)]
+        assert service.hostnames == {"web.service.consul", "web.service.dc1.consul"}
+        await consul.register("web", "web-1", port=23457, address="10.0.0.7", tags=["v2"], meta={"protocol": "grpc"})
+        await eventually(lambda: seen.addresses("web") == {"10.0.0.7": 23457}, "the new address")
+        moved = instance(seen, "web", "web-1")
+        assert moved is not None
+        assert moved.labels == {"protocol": "grpc", "tags": "v2"}
+        ports = {s.ports for snapshot in seen.snapshots for s in snapshot.services.values()}
+        assert len(ports) == 1, "another random port is no other logical port"
+
+
+async def test_a_sidecar_proxy_is_no_service(consul: Consul) -> None:
+    await consul.catalog_register("n1", "web")
+    proxy = {"DestinationServiceName": "web", "DestinationServiceID": "web"}
+    await consul.catalog_register("n1", "web-sidecar-proxy", Kind="connect-proxy", Proxy=proxy)
+    async with reading(consul) as (seen, _):
+        assert [k.name for k in seen.latest.services] == ["web"]
+
+
+async def test_a_change_of_one_service_reads_no_other(consul: Consul) -> None:
+    """One service of thirty: its own query comes back, and the two hints, whatever the number of the others."""
+    for n in range(30):
+        await consul.catalog_register("n1", f"svc-{n}")
+    async with reading(consul, heartbeat=30) as (seen, stats):
+        before = stats.reads
+        await consul.catalog_register("n1", "svc-7", Address="10.0.0.7")
+        await eventually(lambda: seen.addresses("svc-7") == {"10.0.0.7": 8080}, "the change")
+        assert seen.latest.changed is not None
+        assert [k.name for k in seen.latest.changed] == ["svc-7"]
+        # A second change, so that whatever the first one caused has happened by now.
+        await consul.catalog_register("n1", "svc-8", Address="10.0.0.8")
+        await eventually(lambda: seen.addresses("svc-8") == {"10.0.0.8": 8080}, "the second change")
+        assert stats.reads - before <= 6
+
+
+async def test_an_idle_consul_is_asked_for_its_heartbeat_only(consul: Consul) -> None:
+    for n in range(20):
+        await consul.catalog_register("n1", f"svc-{n}")
+    async with reading(consul, heartbeat=0.1) as (seen, stats):
+        began, before, wake_ups, count = time.monotonic(), stats.reads, stats.wake_ups, len(seen.snapshots)
+        await eventually(lambda: stats.reads >= before + 8, "eight heartbeats")
+        assert stats.reads - before <= (time.monotonic() - began) / 0.1 + 1
+        assert stats.wake_ups == wake_ups
+        assert len(seen.snapshots) == count
+
+
+Change = Callable[[Consul, str], Awaitable[None]]
+
+
+async def _address(consul: Consul, name: str) -> None:
+    await consul.catalog_register("n1", name, Address="10.0.0.7")
+
+
+async def _further_instance(consul: Consul, name: str) -> None:
+    await consul.catalog_register("n2", name, f"{name}-2", Address="10.0.0.7")
+
+
+async def _deregistration(consul: Consul, name: str) -> None:
+    await consul.catalog_deregister("n1", name)
+
+
+@pytest.mark.parametrize("change", [_address, _further_instance, _deregistration])
+async def test_a_change_that_no_hint_names_is_found_among_many_services(consul: Consul, change: Change) -> None:
+    """300 services on 50 connections: most have no blocking query of their own."""
+    names = [f"svc-{n:03}" for n in range(300)]
+    for begin in range(0, 300, 50):
+        await asyncio.gather(*(consul.catalog_register("n1", n) for n in names[begin : begin + 50]))
+    async with reading(consul, max_connections=50, heartbeat=30) as (seen, stats):
+        assert len(seen.latest.services) == 300
+        assert stats.reads <= 310
+        before = stats.reads
+        for n, name in enumerate(("svc-000", "svc-150", "svc-299"), 1):
+            old = seen.service(name)
+            await change(consul, name)
+            await eventually(partial(_differs, seen, name, old), f"{name} changed")
+            assert stats.reads - before <= n * (300 + 10)
+        assert stats.errors == 0
+
+
+async def test_a_check_that_turns_is_found_among_many_services_without_reading_them(consul: Consul) -> None:
+    """The checks that do not pass name the service, so only it is read."""
+    checks = [{"Node": "n1", "CheckID": "c", "Name": "c", "Status": "passing"}]
+
+    async def turn(name: str, status: str) -> None:
+        check = checks[0] | {"CheckID": name, "ServiceID": name, "Status": status}
+        entry = {"ID": name, "Service": name, "Port": 8080}
+        body = {"Node": "n1", "Address": "127.0.0.1", "Service": entry, "Checks": [check]}
+        await consul.put("/v1/catalog/register", body)
+
+    for n in range(100):
+        await turn(f"svc-{n:03}", "passing")
+    async with reading(consul, max_connections=28, heartbeat=30) as (seen, stats):
+        before = stats.reads
+        for name in ("svc-000", "svc-050", "svc-099"):
+            await turn(name, "critical")
+            await eventually(partial(_has_health, seen, name, Health.UNHEALTHY), f"{name} is critical")
+            await turn(name, "passing")
+            await eventually(partial(_has_health, seen, name, Health.HEALTHY), f"{name} passes")
+        assert stats.reads - before <= 40
+
+
+async def test_node_checks_concern_each_service_on_the_node(consul: Consul) -> None:
+    """Also those without a blocking query of their own."""
+    for n in range(40):
+        await consul.catalog_register("n1" if n % 2 else "n2", f"svc-{n}")
+    async with reading(consul, max_connections=20, heartbeat=30) as (seen, _):
+        check = {"Node": "n1", "CheckID": "serfHealth", "Name": "Serf", "Status": "critical"}
+        body = {"Node": "n1", "Address": "127.0.0.1", "SkipNodeUpdate": True, "Check": check}
+        await consul.put("/v1/catalog/register", body)
+        await eventually(
+            lambda: all(health(seen, f"svc-{n}") is Health.UNHEALTHY for n in range(1, 40, 2)), "n1's services are out"
+        )
+        assert all(health(seen, f"svc-{n}") is Health.HEALTHY for n in range(0, 40, 2))
+
+
+async def test_many_changes_at_once_all_arrive(consul: Consul) -> None:
+    """A hundred services change while only twelve have a query of their own."""
+    names = [f"svc-{n:03}" for n in range(100)]
+    await asyncio.gather(*(consul.catalog_register("n1", n) for n in names))
+    async with reading(consul, max_connections=30, heartbeat=30) as (seen, _):
+        await asyncio.gather(*(consul.catalog_register("n1", n, Address="10.0.0.7") for n in names))
+        await eventually(lambda: all(seen.addresses(n) == {"10.0.0.7": 8080} for n in names), "all moved")
+
+
+async def test_a_frozen_agent_is_noticed_within_a_heartbeat(own: Consul) -> None:
+    await own.register("web")
+    async with reading(own) as (seen, stats):
+        count = len(seen.snapshots)
+        with own.outage():
+            began = time.monotonic()
+            error = await eventually(lambda: seen.error, "an AdapterError")
+            assert time.monotonic() - began < NOTICED_WITHIN
+        assert "no answer within" in str(error)
+        assert own.address in str(error)
+        assert len(seen.snapshots) == count
+        assert stats.errors >= 1
+
+
+async def test_a_killed_agent_is_noticed_at_once_and_listed_again_when_it_is_back(own: Consul) -> None:
+    """It comes back with nothing: the listing says so, with an index that is lower than the one before."""
+    for n in range(5):
+        await own.register(f"svc-{n}")
+    async with reading(own) as (seen, _):
+        own.kill()
+        began = time.monotonic()
+        await eventually(lambda: seen.error, "an AdapterError")
+        assert time.monotonic() - began < 1
+        assert len(seen.latest.services) == 5
+    async with reading_at_all(own) as (refused, _):
+        error = await eventually(lambda: refused.error, "an AdapterError")
+        assert own.address in str(error)
+    own.start()
+    await own.ready()
+    async with reading(own) as (again, _):
+        assert again.latest.services == {}
+        assert int(again.latest.cursor) < int(seen.latest.cursor)
+        await own.register("web")
+        await eventually(lambda: again.service("web"), "a service of the new Consul")
+
+
+async def test_more_connections_than_the_agent_allows_is_an_error_that_names_the_limit(tmp_path: Path) -> None:
+    consul = await Consul.start_dev(tmp_path, {"limits": {"http_max_conns_per_client": 25}})
+    try:
+        for n in range(40):
+            await consul.catalog_register("n1", f"svc-{n}")
+        async with reading_at_all(consul, max_connections=60) as (seen, _):
+            error = await eventually(lambda: seen.error, "an AdapterError", timeout=15)
+            assert "http_max_conns_per_client" in str(error)
+    finally:
+        consul.stop()
+
+
+async def mk_token(consul: Consul, rules: str) -> tuple[str, str]:
+    """A token with a policy of its own: its accessor and its secret."""
+    name = f"p{time.monotonic_ns()}"
+    await consul.put("/v1/acl/policy", {"Name": name, "Rules": rules})
+    token = await consul.put("/v1/acl/token", {"Policies": [{"Name": name}]})
+    return token["AccessorID"], token["SecretID"]
+
+
+async def test_acls(tmp_path: Path) -> None:
+    """Rights that do not suffice are doubt, and a token that is gone is an error: neither is absence."""
+    consul = await Consul.start_with_acls(tmp_path)
+    try:
+        await consul.register("web")
+        await consul.register("api")
+        accessor, full = await mk_token(
+            consul, 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
+        )
+        _, partial = await mk_token(consul, 'service "web" { policy = "read" } node_prefix "" { policy = "read" }')
+
+        async with reading(consul, token=full) as (seen, _):
+            assert sorted(k.name for k in seen.latest.services) == ["api", "web"]
+            assert seen.latest.doubt == ""
+            await consul.request("DELETE", f"/v1/acl/token/{accessor}")
+            error = await eventually(lambda: seen.error, "an AdapterError", timeout=30)
+            assert "403" in str(error)
+            assert full not in str(error)
+            assert len(seen.latest.services) == 2
+
+        async with reading(consul, token=partial) as (seen, _):
+            assert [k.name for k in seen.latest.services] == ["web"]
+            assert "ACL" in seen.latest.doubt
+
+        async with reading(consul, token="") as (seen, _):
+            assert seen.latest.services == {}
+            assert "token" in seen.latest.doubt
+    finally:
+        consul.stop()
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """An authority, and what it signed for a server and a client, as `consul tls` makes them."""
+    for what in (["ca", "create"], ["cert", "create", "-server", "-dc=dc1"], ["cert", "create", "-client", "-dc=dc1"]):
+        subprocess.run([find_consul(), "tls", *what], cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path
+
+
+async def test_tls(certificates: Path) -> None:
+    """An authority of one's own, a client certificate, and what is said when they are missing."""
+    tmp_path = certificates
+    ca = str(tmp_path / "consul-agent-ca.pem")
+    server, client = (str(tmp_path / f"dc1-{who}-consul-0") for who in ("server", "client"))
+    https = free_port()
+    tls = {"ca_file": ca, "cert_file": f"{server}.pem", "key_file": f"{server}-key.pem", "verify_incoming": True}
+    consul = Consul(tmp_path, {"tls": {"https": tls}, "ports": {"https": https}})
+    consul.start()
+    try:
+        await consul.ready()
+        await consul.register("web")
+        address = f"https://127.0.0.1:{https}"
+        mine = {"cert_file": f"{client}.pem", "key_file": f"{client}-key.pem"}
+        async with reading(consul, address=address, ca_file=ca, **mine) as (seen, _):
+            assert seen.service("web")
+        async with reading(consul, address=address, ca_file=ca, tls_server_name="server.dc1.consul", **mine) as (
+            seen,
+            _,
+        ):
+            assert seen.service("web")
+        for options, words in (
+            (mine, "certificate verify failed"),
+            ({"ca_file": ca, "tls_server_name": "other.example", **mine}, "certificate verify failed"),
+            ({"ca_file": ca}, "certificate required"),
+        ):
+            async with reading_at_all(consul, address=address, **options) as (seen, _):
+                error = await eventually(partial(getattr, seen, "error"), "an AdapterError")
+                assert words in str(error)
+    finally:
+        consul.stop()
+
+
+async def test_an_adapter_that_was_cancelled_holds_no_connection(consul: Consul) -> None:
+    for n in range(20):
+        await consul.catalog_register("n1", f"svc-{n}")
+    async with reading(consul):
+        await eventually(lambda: connections(consul.port) >= 20, "a blocking query for each service")
+    assert connections(consul.port) == 0
+
+
+def connections(port: int) -> int:
+    """How many established connections there are to this port of loopback."""
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return sum(1 for row in rows if row[2] == f"0100007F:{port:04X}" and row[3] == "01")

@@ -1,0 +1,129 @@
+"""A client that asks for anything at any time, refuses, forgets and repeats itself: what was asked for is what it ends up with."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from isthmus.xds.protocol.response import Outcome
+from isthmus.xds.resource import TypeUrl
+from tests.model.client import Client, DeltaClient, Session, SotwClient
+from tests.model.served import ORDER, World
+
+TYPES = st.sampled_from(ORDER)
+NAMES = st.sampled_from("abc")
+ASKABLE = st.sets(st.sampled_from([*"abcz", "*"]), max_size=3)
+CONTENT = st.integers(0, 2)
+
+
+class AnyClient(RuleBasedStateMachine):
+    """Clusters, endpoints, listeners and routes here do not refer to each other but by cluster and endpoint names."""
+
+    client: Client
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.client = self.mk_client()
+        self.session = Session(self.client, self.world.snapshot)
+
+    def mk_client(self) -> Client:
+        raise NotImplementedError
+
+    @rule(changes=st.lists(st.tuples(TYPES, NAMES, st.none() | CONTENT), min_size=1, max_size=3), logged=st.booleans())
+    def change(self, changes: list[tuple[TypeUrl, str, int | None]], logged: bool) -> None:
+        self._change(changes)
+        if not logged:
+            self.world.forget_log()
+        self.session.update(self.world.snapshot)
+
+    def _change(self, changes: list[tuple[TypeUrl, str, int | None]]) -> None:
+        for type_url, name, content in changes:
+            if content is None:
+                self.world.remove(type_url, name)
+            else:
+                self.world.put(type_url, name, content)
+        self.world.publish()
+
+    @rule(type_url=TYPES, add=ASKABLE, drop=ASKABLE, read=st.booleans())
+    def ask(self, type_url: TypeUrl, add: set[str], drop: set[str], read: bool) -> None:
+        """Ask for more and for less, also for names that it has or does not have."""
+        if type_url not in self.client.opened:
+            self.client.open(type_url, add)
+        else:
+            self.client.change(type_url, add, drop)
+        if read:
+            self.to_server(10)
+
+    @rule(refuse=st.booleans(), read=st.booleans())
+    def take(self, refuse: bool, read: bool) -> None:
+        if self.session.inbox:
+            response = self.session.inbox.popleft()
+            if refuse:
+                self.client.refuse(response)
+            else:
+                self.client.take(response)
+            self.client.answer(response, "no" if refuse else "")
+        if read:
+            self.to_server(10)
+
+    @rule(count=st.integers(1, 3))
+    def to_server(self, count: int) -> None:
+        for _ in range(min(count, len(self.client.outbox))):
+            before = set(self.session.in_flight.items())
+            received = self.session.to_server()
+            settled = received.settled
+            assert (settled is not None) == (received.outcome in (Outcome.ACKED, Outcome.NACKED))
+            if settled is not None:
+                assert (settled.type_url, settled.nonce) in before
+            assert bool(received.error) == (received.outcome is Outcome.NACKED)
+
+    @rule(seconds=st.sampled_from([1.0, 5.0]))
+    def wait(self, seconds: float) -> None:
+        self.session.wait(seconds)
+
+    @rule(changes=st.lists(st.tuples(TYPES, NAMES, st.none() | CONTENT), max_size=2), restart=st.booleans())
+    def reconnect(self, changes: list[tuple[TypeUrl, str, int | None]], restart: bool) -> None:
+        self.settle()
+        self._change(changes)
+        if restart:
+            self.world.restart()
+        self.session.connect(self.world.snapshot)
+        self.client.reopen()
+
+    @rule()
+    def settle(self) -> None:
+        """With nothing under way and time gone by, it holds what it asked for, unless it refused that."""
+        for _ in range(200):
+            if self.client.outbox:
+                self.to_server(1)
+            elif self.session.inbox:
+                self.take(refuse=False, read=False)
+            elif self.session.stream.wake_at is not None:
+                assert self.session.stream.wake_at > self.session.now, "it would wake for ever"
+                self.session.wait(self.session.stream.wake_at - self.session.now)
+            else:
+                break
+        else:
+            raise AssertionError("never quiet")
+        self.client.check(self.world.resources)
+        for status in self.session.stream.status():
+            assert status.wildcard == self.client.wildcard[TypeUrl(status.type_url)]
+            assert status.subscribed == len(self.client.names[TypeUrl(status.type_url)])
+
+    def teardown(self) -> None:
+        self.settle()
+
+
+class AnySotwClient(AnyClient):
+    def mk_client(self) -> Client:
+        return SotwClient()
+
+
+class AnyDeltaClient(AnyClient):
+    def mk_client(self) -> Client:
+        return DeltaClient()
+
+
+TestAnySotwClient = AnySotwClient.TestCase
+TestAnyDeltaClient = AnyDeltaClient.TestCase
