@@ -48,6 +48,7 @@ class Envoy:
             self.may_break = True
             self.client.refuse(response)
             self.client.answer(response, error)
+            self._ask_for_routes()
             return
         before = dict(self.client.held[type_url])
         self.client.take(response)
@@ -64,7 +65,7 @@ class Envoy:
                 self.cold -= answered
                 self.usable |= answered & held[CDS].keys()
             case TypeUrl.LISTENER:
-                self._ask(RDS, {n for r in held[LDS].values() for n in uses(r) if r.body.startswith(b"route")})
+                self._ask_for_routes()
         if type_url != CDS:
             self.client.answer(response)
         self._warm()
@@ -74,6 +75,10 @@ class Envoy:
         if self.withheld is not None and not self.cold:
             self.client.answer(self.withheld)
             self.withheld = None
+
+    def _ask_for_routes(self) -> None:
+        listeners = self.client.held[LDS].values()
+        self._ask(RDS, {n for r in listeners for n in uses(r) if r.body.startswith(b"route")})
 
     def _ask(self, type_url: TypeUrl, names: set[str]) -> None:
         has = self.client.names[type_url]
@@ -195,8 +200,9 @@ class EnvoyOnBothVariants(RuleBasedStateMachine):
         self._change(changes)
         self.world.restart()
         for envoy in self.envoys:
+            has_all = not changes and not any(envoy.client.refused_names.values())
             envoy.reconnect(self.world)
-            if not changes and not envoy.client.refused:
+            if has_all:
                 shown = [t for t in ORDER if envoy.client.can_show(t)]
                 assert CDS in shown
                 assert LDS in shown

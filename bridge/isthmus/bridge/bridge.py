@@ -30,6 +30,7 @@ from isthmus.registry.file import FileAdapter
 from isthmus.registry.hub import Hub
 from isthmus.registry.model import Catalog, Conflict, Origin, ServiceKey
 from isthmus.registry.origin import OriginStatus
+from isthmus.registry.source import SourceRules
 from isthmus.xds.server.grpc_aio import GrpcAioTransport
 from isthmus.xds.server.metrics import XdsMetrics
 from isthmus.xds.server.server import XdsServer
@@ -77,7 +78,8 @@ class Bridge:
         metrics = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=metrics)
-        self.hub = Hub(config.guard, config.sync_timeout)
+        rules = SourceRules(config.guard, config.drain, config.audit)
+        self.hub = Hub(rules, config.sync_timeout, Path(config.state_dir))
         self._stack.push_async_callback(self.hub.close)
         metrics.register(RegistryCollector(self.hub))
         release = version("isthmus")
@@ -185,7 +187,7 @@ class Bridge:
         self.conflicts = conflicts
 
 
-_FIXED = ("guard", "http", "mesh", "state_dir", "xds")
+_FIXED = ("audit", "drain", "guard", "http", "mesh", "state_dir", "xds")
 """Fields of the configuration that need a restart."""
 
 

@@ -10,6 +10,8 @@ mesh: {domain: mesh, outbound_address: 127.0.0.1, outbound_port: 15001}
 xds: {address: "127.0.0.1:15010"}
 http: {address: "127.0.0.1:15014"}
 guard: {hold: 300, shrink: 0.5}
+drain: {grace: 10}
+audit: 3600
 sync_timeout: 30
 state_dir: /var/lib/isthmus
 """
@@ -27,6 +29,7 @@ import msgspec
 
 from isthmus.bridge.explain import Step, dotted, explain
 from isthmus.registry.consul import ConsulConfig
+from isthmus.registry.drain import DrainRules
 from isthmus.registry.file import FileConfig
 from isthmus.registry.guard import GuardRules
 from isthmus.registry.marked_yaml import Marked, MarkedYAMLError, parse_marked_yaml
@@ -86,6 +89,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     xds: ListenConfig = ListenConfig("127.0.0.1:15010")
     http: ListenConfig = ListenConfig("127.0.0.1:15014")
     guard: GuardRules = GuardRules()
+    drain: DrainRules = DrainRules()
+    audit: Annotated[float, msgspec.Meta(ge=0, le=MAX_HOLD)] = 3600.0
+    """Seconds between two comparisons of what the watches brought with a complete listing; 0 for none."""
     sync_timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30.0
     state_dir: str = "/var/lib/isthmus"
 
@@ -206,6 +212,8 @@ def _check(config: Config) -> None:
         ) from None
     if not 0 <= config.guard.hold <= MAX_HOLD:
         raise _AtError(["guard", "hold"], f"expected seconds from 0 to {MAX_HOLD}, got {config.guard.hold:g}")
+    if not 0 <= config.drain.grace <= MAX_HOLD:
+        raise _AtError(["drain", "grace"], f"expected seconds from 0 to {MAX_HOLD}, got {config.drain.grace:g}")
     if not 0 <= config.guard.shrink <= 1:
         raise _AtError(["guard", "shrink"], f"expected a share from 0 to 1, got {config.guard.shrink:g}")
     for section, listen in (("xds", config.xds), ("http", config.http)):

@@ -19,6 +19,8 @@ _MESSAGE = re.compile(r"(?P<reason>.*?)(?: - at `\$(?P<path>[^`]*)`)?", re.DOTAL
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
+_OWN = re.compile(r"(\w+)(?:: | (?=['\"]))")
+"""What a type says for itself about one of its fields: `address 'ftp://x': expected ...`."""
 _KINDS: tuple[tuple[type, str], ...] = (
     (bool, "true or false"),
     (int, "a whole number"),
@@ -45,10 +47,13 @@ def explain(root: type[msgspec.Struct], marked: Marked, message: str) -> tuple[l
         hint = f"did you mean {close[0]}? " if close else ""
         return [*steps, unknown[1]], f"unknown field; {hint}accepted: {', '.join(accepted)}"
     if missing := _MISSING.fullmatch(reason):
-        accepted_types = f", {_one_of(_tags(expected))}" if missing[1] == "type" else ""
-        return steps, f"{missing[1]} is missing{accepted_types}"
+        hint = f"; expected {_one_of(_tags(expected))}" if missing[1] == "type" else ""
+        return steps, f"{missing[1]} is missing{hint}"
     if reason.startswith(("Expected", "Invalid value", "Invalid enum value")):
         return steps, f"expected {_words(expected)}, got {_found(expected, _value_at(marked, steps))}"
+    own = _OWN.match(reason)
+    if own and own[1] in _fields(expected):
+        return [*steps, own[1]], reason[own.end() :]
     return steps, reason
 
 

@@ -38,6 +38,8 @@ class RegistryCollector(Collector):
                 ("reads", "Requests answered."),
                 ("errors", "Requests failed."),
                 ("watch_wake_ups", "Watches that came back because something changed."),
+                ("audits", "Comparisons of what watches brought with a complete listing."),
+                ("drift", "Services in which an audit found a difference that it cannot explain."),
             )
         }
         now = time.time()
@@ -46,7 +48,7 @@ class RegistryCollector(Collector):
             held[hold.instance.origin] = held.get(hold.instance.origin, 0) + 1
         for name, status in self._hub.statuses.items():
             at = [name, status.origin.kind]
-            snapshot = self._hub.snapshot(name)
+            snapshot = self._hub.sources[name].shown
             services = snapshot.services if snapshot else {}
             gauges["synced"].add_metric(at, float(status.synced))
             gauges["last_success_timestamp_seconds"].add_metric(at, status.last_success or 0.0)
@@ -58,5 +60,7 @@ class RegistryCollector(Collector):
             counters["reads"].add_metric(at, status.reads)
             counters["errors"].add_metric(at, status.errors)
             counters["watch_wake_ups"].add_metric(at, status.wake_ups)
+            counters["audits"].add_metric(at, status.audits)
+            counters["drift"].add_metric(at, status.drift)
         yield from gauges.values()
         yield from counters.values()

@@ -1,4 +1,4 @@
-"""The left edge: one method, and the contract that every registry adapter keeps.
+"""The left edge: what every registry adapter does, and the contract that it keeps.
 
 `tests/contract/` holds the suite that each adapter passes.
 
@@ -9,6 +9,7 @@
 4. An object that cannot be understood is quarantined by name, with its reason, and the others go on.
 5. Cancelling returns within 100 ms, also from inside a blocking read.
 6. Equal content gives equal values: `changed` may name a key whose service turned out the same, never miss one that differs.
+7. `listing()` reads the registry and nothing that an iteration remembers: it is how a watch that lost something is found out.
 """
 
 from __future__ import annotations
@@ -51,6 +52,15 @@ class Adapter(Protocol):
         """Everything the origin knows: first when the initial listing is complete, then at each change.
 
         Runs until cancelled. May be called again after it raised; each call begins anew.
+
+        Raises:
+            AdapterError: the registry could not be read.
+
+        """
+        ...
+
+    async def listing(self) -> Snapshot:
+        """One complete listing, read anew and beside any iteration, to audit what its watches have brought.
 
         Raises:
             AdapterError: the registry could not be read.

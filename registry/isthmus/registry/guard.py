@@ -77,9 +77,9 @@ def guard(before: Guarded | None, incoming: Snapshot, now: float, *, relisted: b
     return _admit(before, incoming, holds)
 
 
-def expire(before: Guarded, now: float) -> Guarded:
-    """Let go of the holds whose time is over."""
-    holds = {at: h for at, h in before.holds.items() if h.until is None or h.until > now}
+def expire(before: Guarded, now: float, released: frozenset[tuple[ServiceKey, str]] = frozenset()) -> Guarded:
+    """Let go of the holds whose time is over, and of those that an operator has released."""
+    holds = {at: h for at, h in before.holds.items() if at not in released and (h.until is None or h.until > now)}
     if len(holds) == len(before.holds):
         return before
     return _admit(before, msgspec.structs.replace(before.incoming, changed=frozenset()), holds)

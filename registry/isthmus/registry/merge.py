@@ -2,6 +2,7 @@
 
 A service that several origins know is one service: its ports come from the first origin that knows it, its host names are
 united, and its instances are united, deduplicated by the addresses they serve. Origins count in the order of the configuration.
+Where an operator gives origins shares of the traffic, the weights of the instances are set so that they hold (`MergeRules`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,16 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from isthmus.registry.model import Catalog, Conflict, Instance, Port, Service, ServiceKey, Snapshot
+
+
+class MergeRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How origins that know the same service share its traffic.
+
+    `weights` are relative, by origin: `{eureka: 90, consul: 10}` sends a tenth of a service's requests to the instances that
+    Consul lists, if both know it. An origin that is not named has 100. Without any, each instance counts by its own weight.
+    """
+
+    weights: Mapping[str, int] = {}
 
 
 class Merged(msgspec.Struct, frozen=True):
@@ -24,11 +35,16 @@ class MergeState(msgspec.Struct, frozen=True):
     """A catalog with the parts that the next merge may share."""
 
     catalog: Catalog
+    rules: MergeRules
     snapshots: Mapping[str, Snapshot]
     conflicts: Mapping[ServiceKey, tuple[Conflict, ...]]
 
 
-def merge(snapshots: Sequence[Snapshot], previous: MergeState | None = None) -> MergeState:
+def merge(
+    snapshots: Sequence[Snapshot],
+    previous: MergeState | None = None,
+    rules: MergeRules = MergeRules(),  # noqa: B008 - frozen
+) -> MergeState:
     """Merge snapshots, in the order of precedence of their origins.
 
     With `previous`, keys that no snapshot hints to have changed since are shared; without the hints the result is the same
@@ -36,12 +52,12 @@ def merge(snapshots: Sequence[Snapshot], previous: MergeState | None = None) -> 
     snapshots unites their hints.
     """
     now = {s.origin.name: s for s in snapshots}
-    keys = _touched(snapshots, previous)
+    keys = _touched(snapshots, previous, rules)
     services = dict(previous.catalog.services) if previous else {}
     conflicts = dict(previous.conflicts) if previous else {}
     changed: set[ServiceKey] = set()
     for key in keys:
-        merged = _merge_one([(s.origin.name, s.services[key]) for s in snapshots if key in s.services])
+        merged = _merge_one([(s.origin.name, s.services[key]) for s in snapshots if key in s.services], rules)
         conflicts.pop(key, None)
         if merged is None:
             if services.pop(key, None) is not None:
@@ -58,13 +74,17 @@ def merge(snapshots: Sequence[Snapshot], previous: MergeState | None = None) -> 
         quarantined=tuple(sorted({q for s in snapshots for q in s.quarantined})),
         changed=frozenset(changed) if previous else None,
     )
-    return MergeState(catalog, now, conflicts)
+    return MergeState(catalog, rules, now, conflicts)
 
 
-def _touched(snapshots: Sequence[Snapshot], previous: MergeState | None) -> set[ServiceKey]:
+def _touched(snapshots: Sequence[Snapshot], previous: MergeState | None, rules: MergeRules) -> set[ServiceKey]:
     """Keys whose merged service may differ from the previous one."""
-    if previous is None or [s.origin.name for s in snapshots] != list(previous.snapshots):
-        # Other origins, or another precedence: everything may differ, and what was there may have gone.
+    same = previous is not None and (rules, [s.origin.name for s in snapshots]) == (
+        previous.rules,
+        list(previous.snapshots),
+    )
+    if previous is None or not same:
+        # Other origins, another precedence or other shares: everything may differ, and what was there may have gone.
         before = set(previous.catalog.services) if previous else set[ServiceKey]()
         return before.union(*(s.services for s in snapshots))
     touched: set[ServiceKey] = set()
@@ -85,7 +105,7 @@ def differing(before: Mapping[ServiceKey, Service], after: Mapping[ServiceKey, S
     return frozenset(gone | {key for key, service in after.items() if before.get(key) != service})
 
 
-def _merge_one(claims: Sequence[tuple[str, Service]]) -> Merged | None:
+def _merge_one(claims: Sequence[tuple[str, Service]], rules: MergeRules) -> Merged | None:
     if not claims:
         return None
     first_origin, first = claims[0]
@@ -93,7 +113,8 @@ def _merge_one(claims: Sequence[tuple[str, Service]]) -> Merged | None:
         return Merged(first)
     conflicts: list[Conflict] = []
     by_id: dict[str, Instance] = {}
-    seen: dict[tuple[str, str, int], str] = {}
+    listed_by: dict[str, str] = {}
+    seen: set[tuple[str, str, int]] = set()
     for origin, service in claims:
         renamed = _port_names(first.ports, service.ports)
         if service.ports != first.ports:
@@ -103,11 +124,14 @@ def _merge_one(claims: Sequence[tuple[str, Service]]) -> Merged | None:
         for instance in service.instances:
             ports = {renamed[name]: number for name, number in instance.ports.items() if name in renamed}
             served = {(instance.address, name, number) for name, number in ports.items()}
-            if served and served <= seen.keys():
+            if served and served <= seen:
                 continue
             instance_id = instance.id if instance.id not in by_id else f"{origin}/{instance.id}"
             by_id[instance_id] = msgspec.structs.replace(instance, id=instance_id, ports=ports)
-            seen.update(dict.fromkeys(served, origin))
+            listed_by[instance_id] = origin
+            seen |= served
+    if rules.weights:
+        by_id = _shared(by_id, listed_by, rules)
     return Merged(
         Service(
             key=first.key,
@@ -118,6 +142,29 @@ def _merge_one(claims: Sequence[tuple[str, Service]]) -> Merged | None:
         ),
         tuple(conflicts),
     )
+
+
+def _shared(by_id: Mapping[str, Instance], listed_by: Mapping[str, str], rules: MergeRules) -> dict[str, Instance]:
+    """The instances with weights that give each origin its share, as far as whole numbers allow."""
+    own: dict[str, int] = {}
+    for instance_id, instance in by_id.items():
+        own[listed_by[instance_id]] = own.get(listed_by[instance_id], 0) + instance.weight
+    shares = {origin: rules.weights.get(origin, _WHOLE) for origin in own}
+    if len(set(shares.values())) == len(shares) == 1:
+        return dict(by_id)  # nobody to share with
+    out: dict[str, Instance] = {}
+    for instance_id, instance in by_id.items():
+        origin = listed_by[instance_id]
+        exact = instance.weight * shares[origin] * _PRECISION / max(1, own[origin])
+        # Whoever has a share and a weight gets at least a little; no share means none.
+        weight = max(1, round(exact)) if exact else 0
+        out[instance_id] = msgspec.structs.replace(instance, weight=weight)
+    return out
+
+
+_WHOLE = 100
+_PRECISION = 100
+"""So that a share of 1 can be split between a hundred instances."""
 
 
 def _port_names(kept: tuple[Port, ...], other: tuple[Port, ...]) -> dict[str, str]:

@@ -26,6 +26,8 @@ class OriginStatus:
     reads: int = 0
     errors: int = 0
     wake_ups: int = 0
+    audits: int = 0
+    drift: int = 0
     quarantined: tuple[Quarantined, ...] = ()
 
     def read(self) -> None:
@@ -56,3 +58,12 @@ class OriginStatus:
         self.synced = True
         self.stale_since = None
         self.error = ""
+
+    def went_back_to(self, saved_at: float) -> None:
+        """What an earlier process saved is shown until the registry can be read."""
+        self.last_success = self.stale_since = saved_at
+
+    def audited(self, differences: int) -> None:
+        """What the watches brought was compared with a complete listing."""
+        self.audits += 1
+        self.drift += differences

@@ -19,8 +19,10 @@ FIRST_BACKOFF = 0.25
 LONGEST_BACKOFF = 15.0
 
 
-async def supervise(adapter: Adapter, status: OriginStatus, publish: Callable[[Snapshot, bool], None]) -> None:
-    """Iterate the adapter until cancelled; each snapshot goes to `publish(snapshot, relisted)`.
+async def supervise(
+    adapter: Adapter, status: OriginStatus, publish: Callable[[Snapshot, bool], None], failed: Callable[[], None]
+) -> None:
+    """Iterate the adapter until cancelled; each snapshot goes to `publish(snapshot, relisted)`, each failure calls `failed()`.
 
     `relisted` marks the first snapshot of each iteration: what is missing from it was not seen to go. After an AdapterError the
     next attempt waits 0.25 s, doubled each time up to 15 s, with jitter, so that a fleet does not come back in step.
@@ -44,6 +46,7 @@ async def supervise(adapter: Adapter, status: OriginStatus, publish: Callable[[S
             raise AdapterError(f"{name}: the adapter ended its listing")  # noqa: TRY301 - the same road as any failure
         except AdapterError as e:
             status.went_stale(str(e))
+            failed()
             failures += 1
             wait = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (failures - 1)) * random.uniform(0.5, 1)  # noqa: S311
             if failures == 1:

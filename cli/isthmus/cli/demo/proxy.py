@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -12,7 +13,7 @@ from isthmus.bridge.bridge import Bridge
 from isthmus.cli.demo.child import Child
 from isthmus.cli.demo.programs import DemoError
 from isthmus.cli.demo.registries import Entry
-from isthmus.registry.model import ServiceKey
+from isthmus.registry.model import Health, Instance, ServiceKey
 from isthmus.xds.bootstrap import to_bootstrap, to_json
 from isthmus.xds.resource import ResourceSnapshot
 from isthmus.xds.server.status import ProxyStatus
@@ -87,23 +88,43 @@ class Proxy:
                 return
 
     async def acknowledged(self, service: str, entries: list[Entry]) -> float:
-        """Wait until it has acknowledged everything, the service with exactly these instances included.
+        """Wait until it has acknowledged everything, the service with these instances and others draining at most included.
 
         Returns the monotonic second. Raises DemoError when it refuses something, ends, or takes longer than 15 s.
         """
-        key = ServiceKey("default", service)
         wanted = {e.port: (e.health, e.weight) for e in entries}
+
+        def is_there() -> bool:
+            has = {i.ports.get("http"): (i.health, i.weight) for i in self._instances(service)}
+            leaving = {port for port, (health, _) in has.items() if port not in wanted and health is Health.DRAINING}
+            return {port: state for port, state in has.items() if port not in leaving} == wanted
+
+        return await self._acknowledged(is_there, f"{service} was changed")
+
+    async def gone(self, service: str, port: int) -> float:
+        """Wait until it has acknowledged that an instance is not there any more, its time to drain being over.
+
+        Returns the monotonic second. Raises DemoError when it refuses something, ends, or takes longer than 15 s.
+        """
+
+        def is_gone() -> bool:
+            return all(i.ports.get("http") != port for i in self._instances(service))
+
+        return await self._acknowledged(is_gone, f"an instance of {service} was removed")
+
+    async def _acknowledged(self, is_carried: Callable[[], bool], what: str) -> float:
         deadline = time.monotonic() + _ACK_SECONDS
-        while True:
-            known = self._bridge.catalog.services.get(key)
-            has = {i.ports.get("http"): (i.health, i.weight) for i in known.instances} if known else {}
-            if has == wanted and self._has_all(self._bridge.server.snapshot):
-                return time.monotonic()
+        while not (is_carried() and self._has_all(self._bridge.server.snapshot)):
             self.check()
             if time.monotonic() > deadline:
-                what = "acknowledge it" if has == wanted else "hear of it from the bridge"
-                raise DemoError(f"{service} was changed, and within {_ACK_SECONDS:.0f} s Envoy did not {what}")
+                failure = "acknowledge it" if is_carried() else "hear of it from the bridge"
+                raise DemoError(f"{what}, and within {_ACK_SECONDS:.0f} s Envoy did not {failure}")
             await asyncio.sleep(_EVERY)
+        return time.monotonic()
+
+    def _instances(self, service: str) -> tuple[Instance, ...]:
+        known = self._bridge.catalog.services.get(ServiceKey("default", service))
+        return known.instances if known else ()
 
     def _has_all(self, snapshot: ResourceSnapshot) -> bool:
         status = self.status()

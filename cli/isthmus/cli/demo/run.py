@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +26,14 @@ from isthmus.cli.demo.proxy import Proxy
 from isthmus.cli.demo.registries import ConsulDemoRegistry, EmbeddedRegistry, FileDemoRegistry
 from isthmus.cli.demo.show import Scene, print_outcome, print_steps, show_lines, show_live
 from isthmus.cli.demo.story import Story
+from isthmus.registry.drain import DrainRules
 
 RATE = 40.0
 """Pages per second; each is up to five requests through Envoy."""
 
 
+DRAIN = 2.0
+"""Seconds that a removed instance is draining: long enough to be seen."""
 PAUSE = 2.0
 """Seconds before each step, when somebody is there to look."""
 
@@ -118,7 +121,7 @@ async def _play(options: Options, ending: _Ending) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _scene(options: Options) -> AsyncIterator[Scene]:
+async def _scene(options: Options) -> AsyncGenerator[Scene, None]:
     """Start everything; at the end stop it in the opposite order and remove what was written."""
     program = find_program("envoy", "bin/envoy", options.envoy)
     version = await envoy_version(program)
@@ -143,6 +146,7 @@ async def _scene(options: Options) -> AsyncIterator[Scene]:
                 mesh=MeshConfig(outbound_port=outbound),
                 xds=ListenConfig("127.0.0.1:0"),
                 http=ListenConfig("127.0.0.1:0"),
+                drain=DrainRules(DRAIN),
                 state_dir=str(directory / "state"),
             )
         )
@@ -178,7 +182,7 @@ async def _show(console: Console, scene: Scene) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _until_it_crashes(*endless: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Future[list[None]]]:
+async def _until_it_crashes(*endless: Coroutine[Any, Any, None]) -> AsyncGenerator[asyncio.Future[list[None]], None]:
     """Run what does not end by itself beside the block; the future ends with the first exception of any of it."""
     tasks = [asyncio.ensure_future(e) for e in endless]
     crash = asyncio.gather(*tasks)
@@ -187,7 +191,10 @@ async def _until_it_crashes(*endless: Coroutine[Any, Any, None]) -> AsyncIterato
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, crash, return_exceptions=True)
+        await asyncio.wait(tasks)
+        await asyncio.wait((crash,))
+        if not crash.cancelled():
+            crash.exception()  # raised already where it was awaited
 
 
 async def _either(play: Coroutine[Any, Any, object], crash: asyncio.Future[list[None]]) -> None:

@@ -160,11 +160,14 @@ class Story:
         return f"{instance.id} acknowledged after {ms:.0f} ms"
 
     async def _remove(self) -> str:
+        """Taken out of the registry, it drains; it stops when Envoy has let go of it."""
         instance = self._bookinfo.instances["ratings-2"]
+        began = time.monotonic()
         ms = await self._drop("ratings", instance.id)
         quiet = await self._quiet(instance)
+        gone = await self._proxy.gone("ratings", instance.port) - began
         await self._bookinfo.stop(instance.id)
-        return f"{instance.id} acknowledged after {ms:.0f} ms, {quiet}, stopped"
+        return f"{instance.id} acknowledged after {ms:.0f} ms, {quiet}, gone after {gone:.1f} s"
 
     async def _many_changes(self) -> str:
         """Weights up and down, an instance that comes and goes."""
@@ -178,6 +181,7 @@ class Story:
             took.append(await self._put(_entry(self._bookinfo.instances["productpage-2"], weight=weight)))
             took.append(await self._drop("ratings", guest.id))
         await self._quiet(guest)
+        await self._proxy.gone("ratings", guest.port)
         await self._bookinfo.stop(guest.id)
         if self._versions("CDS", "LDS", "RDS") != settled:
             raise DemoError("changes of endpoints alone changed clusters, listeners or routes as well")

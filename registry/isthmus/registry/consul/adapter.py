@@ -33,3 +33,16 @@ class ConsulAdapter:
                 yield await reading.change()
         finally:
             await reading.close()
+
+    async def listing(self) -> Snapshot:
+        """Everything Consul knows, read anew.
+
+        Raises:
+            AdapterError: Consul, or one service of it after three attempts, could not be read.
+
+        """
+        reading = Reading(self.origin, self._config, ConsulApi(self._config, self._stats), self._stats)
+        try:
+            return await reading.once()
+        finally:
+            await reading.close()

@@ -59,8 +59,9 @@ class ConsulConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except ValueError:
             parts = urlsplit("")
         # A password in the address would be in every error text: it is refused, and not repeated here.
-        if parts.username is not None or parts.password is not None:
+        if "@" in self.address:
             raise ValueError("address: no user or password in it, please; Consul takes a token")
+        parts = urlsplit(self.address)
         if not _is_base_url(parts):
             raise ValueError(f"address {self.address!r}: expected http://host:port or https://host:port")
         if any(not "!" <= c <= "~" for c in self.token):

@@ -109,9 +109,14 @@ class Known:
             return frozenset()
         return frozenset(n for n, read in self._reads.items() if not nodes.isdisjoint(read.parsed.nodes))
 
-    def explains(self, index: int) -> bool:
-        """Whether the change that gave the list this index is one that was read already: it gave a service the same index."""
-        return any(read.index == index for read in self._reads.values())
+    def explained(self, before: int, index: int) -> tuple[bool, bool]:
+        """Whether the move of the list between two indexes is known to be due to services that were read.
+
+        First: the last change is, since some service has that index. Second: so are all others, since each index in between,
+        which is one write to Consul, is a service's. Writes of other kinds count as unexplained, since nobody can tell.
+        """
+        indexes = {read.index for read in self._reads.values() if before < read.index <= index}
+        return index in indexes, len(indexes) == index - before
 
     # What the consumer gets.
 

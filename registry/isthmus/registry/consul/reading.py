@@ -31,8 +31,8 @@ LONG_WAIT = 600.0
 SETTLE = 0.05
 """Seconds that watched and named services have to explain a change of the list before the others are swept."""
 
-AFTERTHOUGHT = 30.0
-"""Seconds to the sweep after a change that was explained: another one may have hidden behind it."""
+AFTERTHOUGHT = 10.0
+"""Seconds to the sweep after a change that was explained, when another one may hide behind it."""
 
 QUIET = 5.0
 """Seconds without a change after which a watched service gives its place to one that changed."""
@@ -74,9 +74,23 @@ class Reading:
         self._sweep_sooner = asyncio.Event()
 
     async def begin(self) -> Snapshot:
-        """Read everything. The hints are asked for first, so that what changes meanwhile wakes them."""
+        """Read everything, and follow it from there."""
+        # The hints are asked for first, so that what changes meanwhile wakes them.
         names = await self._api.names()
         troubles = await self._api.troubles()
+        snapshot = await self._read_all(names)
+        self._begun = True
+        self._watch_more()
+        self._spawn(self._follow_list(step(0, names.index).index))
+        self._spawn(self._follow_troubles(step(0, troubles.index).index, troubles.value))
+        self._spawn(self._sweep())
+        return snapshot
+
+    async def once(self) -> Snapshot:
+        """Read everything, and follow nothing."""
+        return await self._read_all(await self._api.names())
+
+    async def _read_all(self, names: Answer[dict[str, frozenset[str]]]) -> Snapshot:
         self._prove_life(names.current)
         self._known.heard_list(names.value, names.index, names.doubt)
         for _ in range(READERS):
@@ -84,11 +98,6 @@ class Reading:
         self._want(self._known.names, NAMED)
         while not self._known.complete:
             await self._next_news()
-        self._begun = True
-        self._watch_more()
-        self._spawn(self._follow_list(step(0, names.index).index))
-        self._spawn(self._follow_troubles(step(0, troubles.index).index, troubles.value))
-        self._spawn(self._sweep())
         return msgspec.structs.replace(self._known.take(), changed=None)
 
     async def change(self) -> Snapshot:
@@ -147,7 +156,7 @@ class Reading:
             self._watch_more()
             if after.moved and len(self._watchers) < len(self._known.names):
                 named = bool(change.gone or change.touched)
-                asyncio.get_running_loop().call_later(SETTLE, self._explain, answer.index, named)
+                asyncio.get_running_loop().call_later(SETTLE, self._explain, index, answer.index, named)
             index = after.index
             self._news.set()
             pace = await self._pause(pace)
@@ -162,10 +171,11 @@ class Reading:
             index = step(index, answer.index).index
             pace = await self._pause(pace)
 
-    def _explain(self, index: int, named: bool) -> None:
-        """Decide when to sweep after the list moved to this index."""
-        explained = named or self._known.explains(index)
-        self._sweep_in(AFTERTHOUGHT if explained else 0)
+    def _explain(self, before: int, index: int, named: bool) -> None:
+        """Decide when to sweep after the list moved."""
+        last, all_of_it = self._known.explained(before, index)
+        if not all_of_it:
+            self._sweep_in(AFTERTHOUGHT if last or named else 0)
 
     # Single services.
 

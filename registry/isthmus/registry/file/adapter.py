@@ -13,7 +13,7 @@ import msgspec
 from isthmus.registry.adapter import AdapterError, ReadStats
 from isthmus.registry.file.scan import SETTLE, Listing, list_files, scan
 from isthmus.registry.file.unite import United, unite
-from isthmus.registry.file.watch import Watched, watched, watching
+from isthmus.registry.file.watch import Watched, watched_for, watching
 from isthmus.registry.model import Origin, Service, ServiceKey, Snapshot
 
 T = TypeVar("T")
@@ -49,45 +49,60 @@ class FileAdapter:
         """
         shown: Snapshot | None = None
         try:
+            watched = await self._look(self._watched)
             while True:
-                what = await self._look(self._watched)
-                async with watching(what) as watch:
+                async with watching(watched) as watch:
                     while True:
-                        snapshot = await self._snapshot(shown)
-                        if snapshot is not shown:
+                        listing, united, now_watched = await self._look(self._read)
+                        self._listing = listing
+                        self._stats.read()
+                        self._stats.alive()
+                        snapshot = self._snapshot(united, shown)
+                        if snapshot is not None:
                             shown = snapshot
                             yield snapshot
-                        if await self._look(self._watched) != what:
+                        if now_watched != watched:
                             break
-                        changed = await watch.changed(TICK if self._listing.settled else SETTLE)
+                        changed = await watch.changed(TICK if listing.settled else SETTLE)
                         if changed:
                             self._stats.wake_up()
-                        if changed & what.paths:
+                        if changed & watched.paths:
+                            now_watched = await self._look(self._watched)
                             break  # a directory or link was replaced, and its watch went with it
+                watched = now_watched
         except OSError as e:
             self._stats.failed()
             raise AdapterError(f"{self.origin.name}: {self._path}: {e.strerror or e}") from None
 
-    def _watched(self) -> Watched:
-        return watched(self._path, list_files(self._path))
+    async def listing(self) -> Snapshot:
+        """What all the files say, looked at anew.
 
-    async def _snapshot(self, shown: Snapshot | None) -> Snapshot:
-        """A snapshot of the files as they are; the one shown last if it says the same."""
-        listing, united = await self._look(self._read)
-        self._listing = listing
+        Raises:
+            AdapterError: the directory or file is not there or cannot be read.
+
+        """
+        try:
+            listing, united, _ = await self._look(self._read)
+        except OSError as e:
+            self._stats.failed()
+            raise AdapterError(f"{self.origin.name}: {self._path}: {e.strerror or e}") from None
         self._stats.read()
-        self._stats.alive()
+        return Snapshot(self.origin, united.services, _cursor(listing), None, united.quarantined)
+
+    def _snapshot(self, united: United, shown: Snapshot | None) -> Snapshot | None:
+        """A snapshot of what the files say, or None when the one shown last says the same."""
         changed = None if shown is None else _differing(shown.services, united.services)
         if shown is not None and not changed and united.quarantined == shown.quarantined:
-            return shown
-        # Not a number: a content hash has no order that a guard could compare.
-        cursor = f"hash {listing.digest}"
-        return Snapshot(self.origin, united.services, cursor, changed, united.quarantined)
+            return None
+        return Snapshot(self.origin, united.services, _cursor(self._listing), changed, united.quarantined)
 
-    def _read(self) -> tuple[Listing, United]:
+    def _watched(self) -> Watched:
+        return watched_for(self._path, list_files(self._path))
+
+    def _read(self) -> tuple[Listing, United, Watched]:
         listing = scan(self._path, self._listing, self.origin.name, time.time())
         documents = {name: f.document for name, f in listing.files.items() if f.document is not None}
-        return listing, unite(documents, self.origin.name)
+        return listing, unite(documents, self.origin.name), self._watched()
 
     async def _look(self, look: Callable[[], T]) -> T:
         """The result of `look`, at the second attempt if what was there is away: links are replaced in two steps."""
@@ -98,6 +113,11 @@ class FileAdapter:
                 raise
             await asyncio.sleep(SETTLE)
             return await asyncio.to_thread(look)
+
+
+def _cursor(listing: Listing) -> str:
+    """Not a number: a content hash has no order that a guard could compare."""
+    return f"hash {listing.digest}"
 
 
 def _differing(before: Mapping[ServiceKey, Service], after: Mapping[ServiceKey, Service]) -> frozenset[ServiceKey]:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 
 import msgspec
@@ -32,7 +32,7 @@ class Watched(msgspec.Struct, frozen=True):
     paths: frozenset[Path]
 
 
-def watched(path: Path, files: Iterable[Path]) -> Watched:
+def watched_for(path: Path, files: Iterable[Path]) -> Watched:
     """What to watch for a directory, or one file, and for the `files` in it that may be links.
 
     Raises:
@@ -102,7 +102,7 @@ class Watch:
 
 
 @contextlib.asynccontextmanager
-async def watching(what: Watched) -> AsyncIterator[Watch]:
+async def watching(what: Watched) -> AsyncGenerator[Watch, None]:
     """Watch from here to the end of the block; nothing that happens in between is missed."""
     directories = {p.parent for p in what.paths if p.parent.is_dir()}
     if what.directory is not None:

@@ -102,10 +102,13 @@ def test_a_quarantine_that_comes_or_goes_is_news() -> None:
 
 
 def test_a_change_is_explained_by_the_service_that_has_its_index() -> None:
-    known = mk_known("web")
+    known = mk_known("web", "api")
     known.heard_service("web", mk_listing("web", "n1"), 42, "", 1)
-    assert known.explains(42)
-    assert not known.explains(43)
+    assert known.explained(41, 42) == (True, True)
+    assert known.explained(40, 42) == (True, False)
+    assert known.explained(42, 43) == (False, False)
+    known.heard_service("api", mk_listing("api", "n1"), 41, "", 1)
+    assert known.explained(40, 42) == (True, True)
 
 
 def test_a_nodes_check_concerns_the_services_on_it() -> None:

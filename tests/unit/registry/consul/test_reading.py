@@ -53,7 +53,7 @@ class ScriptedConsul:
                 await self._blocked(lambda: asked == self.index and not self.list_fails)
                 if self.list_fails:
                     return web.Response(status=500, text="No cluster leader")
-                return self._json(dict.fromkeys(self.ports, []), self.index)
+                return self._json({name: [] for name in self.ports}, self.index)
             case ["v1", "health", "state", "any"]:
                 await self._blocked(lambda: asked > 0)
                 return self._json([], 10)

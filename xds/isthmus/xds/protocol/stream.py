@@ -31,7 +31,7 @@ class Stream(abc.ABC, Generic[Request]):
         self._substreams: dict[str, Substream[Request]] = {}
         self._wake_at: float | None = None
         self._held: dict[tuple[TypeUrl, str], float] = {}
-        """Since when a type's responses, or its withdrawals alone, have been waiting for other types."""
+        """Since when a type's responses (an empty name), or the withdrawal of one name, have been waiting for other types."""
         self._expected_until = 0.0
         """Until then a client that has come back is given time to ask for its listeners and routes."""
         self._renewed: set[str] = set()
@@ -75,7 +75,7 @@ class Stream(abc.ABC, Generic[Request]):
         self._wake_at = None
         out = [r for turn in TURNS if (r := self._take(turn, now))]
         for type_url, substream in self._substreams.items():
-            if type_url not in _SERVED and substream.in_flight is None and (sent := substream.respond(withdraw=True)):
+            if type_url not in _SERVED and substream.in_flight is None and (sent := substream.respond(withdraw=set())):
                 out.append(sent[0])
         return out
 
@@ -109,10 +109,9 @@ class Stream(abc.ABC, Generic[Request]):
         substream = self._substreams.get(turn.type_url)
         if substream is None or substream.in_flight is not None:
             return None
-        if not self._may_go((turn.type_url, "all"), turn.after if substream.is_due else {}, now):
+        if not self._may_go((turn.type_url, ""), turn.after if substream.is_due else {}, now):
             return None
-        withdrawals_after = turn.withdrawals_after if substream.needs(Need.WITHDRAW) else {}
-        sent = substream.respond(withdraw=self._may_go((turn.type_url, "withdrawals"), withdrawals_after, now))
+        sent = substream.respond(self._may_leave(turn, substream, now))
         if sent is None:
             return None
         response, fresh = sent
@@ -127,6 +126,13 @@ class Stream(abc.ABC, Generic[Request]):
             self._renewed = (self._renewed | set(fresh)) & leader.told.keys()
         else:
             substream.owe(substream.subscription.names.intersection(fresh))
+
+    def _may_leave(self, turn: Turn, substream: Substream[Request], now: float) -> set[str]:
+        """The names that may be withdrawn. Each has its own time to wait: those that have waited longest take no other along."""
+        names = {n for n, need in substream.pending.items() if need is Need.WITHDRAW}
+        for what in [w for w in self._held if w[0] is turn.type_url and w[1] not in names]:
+            del self._held[what]
+        return {n for n in names if self._may_go((turn.type_url, n), turn.withdrawals_after, now)}
 
     def _may_go(self, what: tuple[TypeUrl, str], waits: Mapping[TypeUrl, Wait], now: float) -> bool:
         """Whether all that is waited for has come true, or the bound has run out."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
@@ -117,15 +117,14 @@ class Substream(abc.ABC, Generic[Request]):
             self._tell(name, None)
         self._compare(names)
 
-    def respond(self, withdraw: bool) -> tuple[Response, list[str]] | None:
+    def respond(self, withdraw: Collection[str]) -> tuple[Response, list[str]] | None:
         """The response that is due, now in flight, and the names added or changed by it; None when there is nothing to say.
 
-        Unless `withdraw`, what is to be withdrawn stays with the client and is still due afterwards.
+        What is to be withdrawn and not named in `withdraw` stays with the client, and is still due afterwards.
         """
-        fresh = sorted(n for n, need in self.pending.items() if need in (Need.ADD, Need.CHANGE))
-        gone = sorted(
-            n for n, need in self.pending.items() if need is Need.DENY or (withdraw and need is Need.WITHDRAW)
-        )
+        pending = self.pending.items()
+        fresh = sorted(n for n, need in pending if need in (Need.ADD, Need.CHANGE))
+        gone = sorted(n for n, need in pending if need is Need.DENY or (need is Need.WITHDRAW and n in withdraw))
         if not (self._due or fresh or gone):
             return None
         self.warming = self.needs(Need.ADD)
@@ -191,6 +190,9 @@ class Substream(abc.ABC, Generic[Request]):
         if shift.repeated:
             self.owe(self.told)
         self.owe(shift.asked)
+        if shift.widened and self.in_flight is not None:
+            # A client that left the wildcard and came back may or may not keep what reaches it only now.
+            self.owe(r.name for r in self.in_flight.resources if r.name not in self.told)
         if shift.widened or shift.repeated:
             self._due = True
             self._compare(self._resources)

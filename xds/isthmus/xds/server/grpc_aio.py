@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
-import msgspec
 
 from isthmus.xds.server.transport import Event, EventKind, TLSConfig
 
@@ -71,6 +72,7 @@ class GrpcAioTransport:
             OSError: the address cannot be bound.
 
         """
+        await _try_to_bind(address)
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers((_AnyMethod(self._serve),))
         try:
@@ -85,7 +87,7 @@ class GrpcAioTransport:
                 )
             )
         except RuntimeError as e:
-            raise OSError(f"cannot listen on {address}: {_bind_reason(e)}") from None
+            raise OSError(f"cannot listen on {address}: {e}") from None
         await server.start()
         self._servers.append(server)
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
@@ -198,6 +200,20 @@ def _tls_identity(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
     return next((n.decode() for n in names), "")
 
 
-def _bind_reason(error: RuntimeError) -> str:
-    text = str(error)
-    return "the address is in use" if "in use" in text else msgspec.json.encode(text).decode()
+async def _try_to_bind(address: str) -> None:
+    """gRPC hides why it cannot bind; the system says it."""
+    if address.startswith("unix:"):
+        return
+    host, _, port = address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    for family, kind, protocol, _, place in await loop.getaddrinfo(
+        host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(place)
+            except OSError as e:
+                raise OSError(e.errno, os.strerror(e.errno) if e.errno else str(e), address) from None

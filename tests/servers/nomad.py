@@ -1,0 +1,241 @@
+"""A real Nomad: one agent that is server and client, further clients, and an API of its own for what a test does to them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from tests import peers
+from tests.servers.peers import peer_binary
+from tests.servers.process import Process, free_port
+from tests.wait import eventually
+
+WEB = Path(__file__).parent / "nomad_task.py"
+"""What the tasks run: a web server whose health a test can turn (`Nomad.set_healthy`)."""
+
+NO_FINGERPRINTS = "env_aws,env_azure,env_digitalocean,env_gce,consul,vault,cni,bridge,storage"
+"""What a client need not find out about its machine, some of it by asking clouds that are not there."""
+
+
+def find_nomad() -> Path:
+    """The `nomad` program; skips the test, or fails it with ISTHMUS_PEERS=required, when there is none."""
+    return peer_binary("nomad", peers.NOMAD)
+
+
+class NomadAgent(Process):
+    """One agent with all its ports on loopback. What it knows is kept in its directory, and is there after a restart."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+        self.port = free_port()
+        self.rpc_port = free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        ports = {"http": self.port, "rpc": self.rpc_port, "serf": free_port()}
+        config = {
+            "bind_addr": "127.0.0.1",
+            "ports": ports,
+            "data_dir": str(directory / "data"),
+            "disable_update_check": True,
+            "log_level": "DEBUG",
+            "plugin": [{"raw_exec": [{"config": [{"enabled": True}]}]}],
+        }
+        file = directory / "nomad.json"
+        file.write_text(json.dumps(config | dict(settings)))
+        # With AWS_CA_BUNDLE Nomad's client does not start: "unable to add custom RootCAs".
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("NOMAD_", "AWS_"))}
+        super().__init__([find_nomad(), "agent", f"-config={file}"], directory / "nomad.log", env=env)
+
+
+class Nomad(NomadAgent):
+    """A cluster of one server, which is a client as well."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.token = ""
+        self._stem = str(directory)
+        self.clients: list[NomadAgent] = []
+        super().__init__(
+            directory,
+            {
+                "name": "node-0",
+                "server": {"enabled": True, "bootstrap_expect": 1, "heartbeat_grace": "1s"},
+                "client": client_settings(directory),
+            }
+            | dict(settings or {}),
+        )
+
+    @classmethod
+    async def start_one(cls, directory: Path, settings: Mapping[str, Any] | None = None) -> Nomad:
+        """Start one and wait until it can run jobs."""
+        nomad = cls(directory, settings)
+        nomad.start()
+        await nomad.ready()
+        return nomad
+
+    @classmethod
+    async def start_with_acls(cls, directory: Path) -> Nomad:
+        """Start one that refuses whoever has no token; `token` is its management token."""
+        nomad = cls(directory, {"acl": {"enabled": True}})
+        nomad.start()
+
+        async def bootstrap() -> bool:
+            answer = await nomad.put("/v1/acl/bootstrap")
+            nomad.token = answer["SecretID"]
+            return True
+
+        await eventually(bootstrap, "Nomad has a leader", timeout=60, every=0.2)
+        await nomad.ready()
+        return nomad
+
+    async def ready(self, nodes: int = 1) -> None:
+        """Wait until it has a leader and as many clients that run jobs."""
+
+        async def registered() -> bool:
+            return [n["Status"] for n in await self.get("/v1/nodes")].count("ready") >= nodes
+
+        try:
+            await eventually(registered, f"Nomad has {nodes} nodes", timeout=60, every=0.1)
+        except AssertionError as e:
+            raise AssertionError(f"{e}\n{self.output()[-3000:]}") from e
+
+    async def add_client(self, directory: Path, name: str, meta: Mapping[str, str] | None = None) -> NomadAgent:
+        """Start an agent that is a client only, and wait until it can run jobs."""
+        settings = client_settings(directory) | {"servers": [f"127.0.0.1:{self.rpc_port}"], "meta": dict(meta or {})}
+        client = NomadAgent(directory, {"name": name, "client": settings})
+        self.clients.append(client)
+        client.start()
+        await self.ready(len(self.clients) + 1)
+        return client
+
+    def stop(self, grace: float = 5) -> int | None:
+        """End the agents and what they run: Nomad itself would leave tasks alone when it ends."""
+        for agent in (*self.clients, self):
+            super(Nomad, agent).stop(grace) if agent is self else agent.stop(grace)
+        return None
+
+    # Jobs.
+
+    async def run(self, job: Mapping[str, Any]) -> None:
+        """Register a job, or its next version (`mk_job`)."""
+        await self.put("/v1/jobs", {"Job": job})
+
+    async def scale(self, job: str, group: str, count: int) -> None:
+        await self.put(f"/v1/job/{job}/scale", {"Count": count, "Target": {"Group": group}})
+
+    async def stop_job(self, job: str, namespace: str = "default") -> None:
+        """Stop a job and forget it."""
+        await self.request("DELETE", f"/v1/job/{quote(job, safe='')}?purge=true&namespace={namespace}")
+
+    async def wipe(self) -> None:
+        """Stop and forget all jobs, wait until nothing of them runs, and make every node eligible again."""
+        for job in await self.get("/v1/jobs?namespace=*"):
+            await self.stop_job(job["ID"], job["Namespace"])
+
+        async def over() -> bool:
+            running = [a for a in await self.get("/v1/allocations?namespace=*") if a["ClientStatus"] == "running"]
+            return not running and not await self.get("/v1/services?namespace=*")
+
+        await eventually(over, "all tasks have ended", timeout=30, every=0.1)
+
+    async def allocations(self, job: str = "", *, running: bool = True) -> list[Any]:
+        """The allocations of a job, or of all."""
+        return [
+            a
+            for a in await self.get("/v1/allocations?namespace=*")
+            if (not job or a["JobID"] == job) and (not running or a["ClientStatus"] == "running")
+        ]
+
+    async def get(self, path: str) -> Any:
+        """A GET of its API, decoded."""
+        return json.loads(await self.request("GET", path))
+
+    async def put(self, path: str, body: Any = None) -> Any:
+        """A PUT of its API; the answer decoded, None when it is empty."""
+        answer = await self.request("PUT", path, None if body is None else json.dumps(body).encode())
+        return json.loads(answer) if answer.strip() else None
+
+    async def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """One request.
+
+        Raises:
+            OSError: it does not listen.
+            ValueError: it refused; with its reason.
+
+        """
+        headers = {"X-Nomad-Token": self.token} if self.token else {}
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            session.request(method, self.address + path, data=body) as response,
+        ):
+            answer = await response.read()
+            if response.status != 200:
+                raise ValueError(f"{method} {path}: {response.status} {answer[:300]!r}")
+            return answer
+
+
+def client_settings(directory: Path) -> dict[str, Any]:
+    return {
+        "enabled": True,
+        "network_interface": "lo",
+        "state_dir": str(directory / "state"),
+        "alloc_dir": str(directory / "allocs"),
+        "options": {"fingerprint.denylist": NO_FINGERPRINTS},
+        "reserved": {"reserved_ports": ""},
+    }
+
+
+def mk_service(name: str, port: str = "http", *, check: bool = False, tags: Sequence[str] = (), **more: Any) -> Any:
+    """A native service; with `check` it asks for /health each second."""
+    service: dict[str, Any] = {"Name": name, "PortLabel": port, "Provider": "nomad", "Tags": list(tags)}
+    if check:
+        service["Checks"] = [
+            {"Name": "alive", "Type": "http", "Path": "/health", "Interval": 1_000_000_000, "Timeout": 500_000_000}
+        ]
+    return service | more
+
+
+def mk_job(
+    name: str,
+    *services: Any,
+    count: int = 1,
+    state: Path | None = None,
+    shutdown_delay: float = 0,
+    update: Mapping[str, Any] | None = None,
+    namespace: str = "default",
+    env: Mapping[str, str] | None = None,
+    group: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """A job with one group `web` of web servers, each on a port that Nomad chooses."""
+    task = {
+        "Name": "server",
+        "Driver": "raw_exec",
+        "Config": {"command": sys.executable, "args": [str(WEB), str(state or "/nonexistent")]},
+        "Env": dict(env or {}),
+        "Resources": {"CPU": 20, "MemoryMB": 32},
+        "KillTimeout": 1_000_000_000,
+        "LogConfig": {"Disabled": True},
+    }
+    web = {
+        "Name": "web",
+        "Count": count,
+        "Networks": [{"Mode": "host", "DynamicPorts": [{"Label": "http"}]}],
+        "Services": list(services),
+        "Tasks": [task],
+        "ShutdownDelay": int(shutdown_delay * 1e9),
+        "RestartPolicy": {"Attempts": 3, "Interval": 60_000_000_000, "Delay": 100_000_000, "Mode": "delay"},
+        "Update": dict(update) if update else None,
+        "EphemeralDisk": {"SizeMB": 10},
+    } | dict(group or {})
+    return {
+        "ID": name, "Name": name, "Namespace": namespace, "Type": "service", "Datacenters": ["*"], "TaskGroups": [web],
+    } | more
