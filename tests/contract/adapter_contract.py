@@ -251,6 +251,29 @@ class AdapterContract:
             await world.set_service("newer", {"newer-1": ("10.0.0.3", 8080)})
             await eventually(lambda: again.service("newer"), "a change after the restoration")
 
+    async def test_a_listing_says_what_the_snapshots_say(self, world: World) -> None:
+        """It is read anew, beside an iteration and without one."""
+        await world.set_service("web", {"web-1": ("10.0.0.1", 8080)})
+        adapter = world.make_adapter()
+        assert [k.name for k in (await adapter.listing()).services] == ["web"]
+        async with following(adapter) as seen:
+            await world.set_service("api", {"api-1": ("10.0.1.1", 9090)})
+            await eventually(lambda: seen.service("api"), "a new service")
+            listed = await adapter.listing()
+            assert listed.services == seen.latest.services
+            assert listed.changed is None
+            assert listed.origin == adapter.origin
+
+    async def test_a_listing_of_a_registry_that_cannot_be_read_is_an_error(self, world: World) -> None:
+        before = asyncio.all_tasks()
+        await world.break_()
+        try:
+            with pytest.raises(AdapterError):
+                await asyncio.wait_for(world.make_adapter().listing(), world.notices_within)
+        finally:
+            await world.heal()
+        assert asyncio.all_tasks() == before
+
     async def test_cancelling_returns_at_once_and_leaves_no_task(self, world: World) -> None:
         """From inside a blocking read, within 100 ms."""
         await world.set_service("web", {"web-1": ("10.0.0.1", 8080)})

@@ -230,7 +230,7 @@ async def test_node_checks_concern_each_service_on_the_node(consul: Consul) -> N
     """Also those without a blocking query of their own."""
     for n in range(40):
         await consul.catalog_register("n1" if n % 2 else "n2", f"svc-{n}")
-    async with reading(consul, max_connections=20, heartbeat=30) as (seen, _):
+    async with reading(consul, max_connections=25, heartbeat=30) as (seen, _):
         check = {"Node": "n1", "CheckID": "serfHealth", "Name": "Serf", "Status": "critical"}
         body = {"Node": "n1", "Address": "127.0.0.1", "SkipNodeUpdate": True, "Check": check}
         await consul.put("/v1/catalog/register", body)

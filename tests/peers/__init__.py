@@ -15,7 +15,17 @@ ENVOYS = ("1.36.4", "1.37.0", "1.38.3", "1.39.3", "1.40.0")
 CONSUL = "1.21.0"
 """Pinned, with all that it is built from, by consul/go.mod and consul/go.sum."""
 
-BINARIES = {f"envoy-{version}": "bin/envoy" for version in ENVOYS} | {f"consul-{CONSUL}": "consul"}
+EUREKA = "2025.0.0"
+"""A release of Spring Cloud; eureka/pom.xml has it too, and the Spring Boot that goes with it."""
+
+NOMAD = "1.10.0"
+"""Pinned, with all that it is built from, by nomad/go.mod and nomad/go.sum."""
+
+BINARIES = {f"envoy-{version}": "bin/envoy" for version in ENVOYS} | {
+    f"consul-{CONSUL}": "consul",
+    f"nomad-{NOMAD}": "nomad",
+    f"eureka-{EUREKA}": "eureka",
+}
 """The peers by name, and the path of each one's program below its directory in the cache."""
 
 

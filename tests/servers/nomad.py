@@ -219,7 +219,7 @@ def mk_job(
     task = {
         "Name": "server",
         "Driver": "raw_exec",
-        "Config": {"command": sys.executable, "args": [str(WEB), str(state or "/nonexistent")]},
+        "Config": {"command": sys.executable, "args": [str(WEB), str(state or "/nonexistent"), str(os.getpid())]},
         "Env": dict(env or {}),
         "Resources": {"CPU": 20, "MemoryMB": 32},
         "KillTimeout": 1_000_000_000,

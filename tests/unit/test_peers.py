@@ -28,14 +28,14 @@ exit 1
 
 
 class World:
-    """A cache that holds every Envoy, and a PATH on which `go` is what the test says."""
+    """A cache that holds every Envoy and Eureka, and a PATH on which `go` is what the test says."""
 
     def __init__(self, directory: Path) -> None:
         self.cache = directory / "cache"
         self.path = directory / "bin"
         self.path.mkdir()
         for peer, program in peers.BINARIES.items():
-            if peer.startswith("envoy-"):
+            if peer.startswith(("envoy-", "eureka-")):
                 self.script(self.cache / "isthmus" / "peers" / peer / program, "#!/bin/sh\n")
 
     def script(self, path: Path, text: str) -> None:

@@ -94,6 +94,7 @@ class Bridge:
             raise StartError(f"xds.address {config.xds.address}: {e.strerror or e}") from None
         for registry in config.registries:
             self._add(registry)
+        self.hub.prefer([r.name for r in config.registries], config.merge)
         self._pipeline = asyncio.create_task(self._run(), name="pipeline")
         self._stack.push_async_callback(_cancel, self._pipeline)
         log.info("bridge.started", xds=self.xds_address, http=self.http_address, registries=list(self.hub.statuses))
@@ -138,10 +139,10 @@ class Bridge:
             await self.hub.wait_synced(new, config.sync_timeout)
         for name in gone:
             await self.hub.remove(name)
-        if list(before) != list(after):
-            self.hub.set_order(list(after))
+        if (list(before), self.config.merge) != (list(after), config.merge):
+            self.hub.prefer(list(after), config.merge)
         self.config = msgspec.structs.replace(
-            self.config, registries=config.registries, sync_timeout=config.sync_timeout
+            self.config, registries=config.registries, merge=config.merge, sync_timeout=config.sync_timeout
         )
         log.info("bridge.reloaded", registries=list(after), changed=changed)
 

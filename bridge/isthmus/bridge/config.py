@@ -11,6 +11,7 @@ xds: {address: "127.0.0.1:15010"}
 http: {address: "127.0.0.1:15014"}
 guard: {hold: 300, shrink: 0.5}
 drain: {grace: 10}
+merge: {weights: {consul: 90, local: 10}}     # shares of the traffic, where both know a service
 audit: 3600
 sync_timeout: 30
 state_dir: /var/lib/isthmus
@@ -33,6 +34,7 @@ from isthmus.registry.drain import DrainRules
 from isthmus.registry.file import FileConfig
 from isthmus.registry.guard import GuardRules
 from isthmus.registry.marked_yaml import Marked, MarkedYAMLError, parse_marked_yaml
+from isthmus.registry.merge import MergeRules
 
 MAX_BYTES = 1 << 20
 """Bytes of the configuration file, and of a file that `${file:...}` names."""
@@ -90,6 +92,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     http: ListenConfig = ListenConfig("127.0.0.1:15014")
     guard: GuardRules = GuardRules()
     drain: DrainRules = DrainRules()
+    merge: MergeRules = MergeRules()
     audit: Annotated[float, msgspec.Meta(ge=0, le=MAX_HOLD)] = 3600.0
     """Seconds between two comparisons of what the watches brought with a complete listing; 0 for none."""
     sync_timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30.0
@@ -212,6 +215,11 @@ def _check(config: Config) -> None:
         ) from None
     if not 0 <= config.guard.hold <= MAX_HOLD:
         raise _AtError(["guard", "hold"], f"expected seconds from 0 to {MAX_HOLD}, got {config.guard.hold:g}")
+    for name, weight in config.merge.weights.items():
+        if name not in seen:
+            raise _AtError(["merge", "weights", name], f"no registry of this name; there are {', '.join(sorted(seen))}")
+        if weight < 0:
+            raise _AtError(["merge", "weights", name], f"expected a number from 0, got {weight}")
     if not 0 <= config.drain.grace <= MAX_HOLD:
         raise _AtError(["drain", "grace"], f"expected seconds from 0 to {MAX_HOLD}, got {config.drain.grace:g}")
     if not 0 <= config.guard.shrink <= 1:

@@ -18,7 +18,7 @@ from isthmus.registry.adapter import Adapter
 from isthmus.registry.debounce import Debounce
 from isthmus.registry.guard import Hold
 from isthmus.registry.lastgood import LastGood
-from isthmus.registry.merge import MergeState, merge
+from isthmus.registry.merge import MergeRules, MergeState, merge
 from isthmus.registry.model import Catalog, ServiceKey
 from isthmus.registry.origin import OriginStatus
 from isthmus.registry.source import Source, SourceRules
@@ -32,8 +32,8 @@ MAXIMUM = 0.05
 class Hub:
     """Watches origins and yields catalogs.
 
-    Origins may be added, replaced and removed while it runs; the others do not notice. The order of `set_order` is the order of
-    precedence. `sync_timeout` is how long, in seconds, the first catalog waits for an origin that does not answer. What origins
+    Origins may be added, replaced and removed while it runs; the others do not notice. Their order of precedence is set by `prefer`, and is else
+    the order in which they were added. `sync_timeout` is how long, in seconds, the first catalog waits for an origin that does not answer. What origins
     said last is kept in `directory`, if one is given.
     """
 
@@ -48,6 +48,7 @@ class Hub:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._debounce = Debounce(QUIET, MAXIMUM)
         self._changed_at: float | None = None
+        self._merge_rules = MergeRules()
         self._merged: MergeState | None = None
         self._deadline = time.monotonic() + sync_timeout
 
@@ -70,9 +71,10 @@ class Hub:
         after.inherit(before)
         self._start(after)
 
-    def set_order(self, names: Sequence[str]) -> None:
-        """Order of precedence, when origins disagree."""
+    def prefer(self, names: Sequence[str], rules: MergeRules) -> None:
+        """Set the order of precedence, for when origins disagree, and how they share the traffic."""
         self._order = list(names)
+        self._merge_rules = rules
         self._event()
 
     async def close(self) -> None:
@@ -135,7 +137,7 @@ class Hub:
                 source.advance(now)
             changed_at, self._changed_at = self._changed_at, None
             shown = [snapshot for source in self.sources.values() if (snapshot := source.read()) is not None]
-            before, self._merged = self._merged, merge(shown, self._merged)
+            before, self._merged = self._merged, merge(shown, self._merged, self._merge_rules)
             catalog = self._merged.catalog
             if before is None or catalog.changed or catalog.conflicts != before.catalog.conflicts:
                 yield msgspec.structs.replace(catalog, changed_at=changed_at if before else None)

@@ -26,7 +26,7 @@ class ConsulAdapter:
             AdapterError: Consul, or one service of it after three attempts, could not be read, or its index went back.
 
         """
-        reading = Reading(self.origin, self._config, ConsulApi(self._config, self._stats), self._stats)
+        reading = self._reading()
         try:
             yield await reading.begin()
             while True:
@@ -46,3 +46,19 @@ class ConsulAdapter:
             return await reading.once()
         finally:
             await reading.close()
+
+    async def listing(self) -> Snapshot:
+        """One complete listing, beside any iteration and on connections of its own.
+
+        Raises:
+            AdapterError: as for `snapshots`.
+
+        """
+        reading = self._reading()
+        try:
+            return await reading.audit()
+        finally:
+            await reading.close()
+
+    def _reading(self) -> Reading:
+        return Reading(self.origin, self._config, ConsulApi(self._config, self._stats), self._stats)

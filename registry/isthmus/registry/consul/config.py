@@ -15,6 +15,9 @@ PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 READERS = 16
 """Requests that may be under way beside the blocking queries: the initial listing, services to read again, sweeps."""
 
+AUDITORS = 4
+"""Requests of an audit, which may run beside an iteration."""
+
 HINTS = 2
 """Blocking queries that say which services to read: the list of services and the checks that do not pass."""
 
@@ -46,7 +49,7 @@ class ConsulConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat: Seconds = 10.0
     """The longest wait of the query on the list of services. A frozen agent is noticed after 17/16 of it and 2 seconds, which
     is also the limit for an answer that Consul has no reason to wait with."""
-    max_connections: Annotated[int, msgspec.Meta(ge=HINTS + READERS, le=10_000)] = 160
+    max_connections: Annotated[int, msgspec.Meta(ge=HINTS + READERS + AUDITORS, le=10_000)] = 160
     """Consul's own limit is 200 per client address (`limits.http_max_conns_per_client`)."""
     default_protocol: Protocol = Protocol.HTTP
     """For services that say nothing in `Service.Meta` or by a tag `protocol=...`."""
@@ -61,7 +64,6 @@ class ConsulConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         # A password in the address would be in every error text: it is refused, and not repeated here.
         if "@" in self.address:
             raise ValueError("address: no user or password in it, please; Consul takes a token")
-        parts = urlsplit(self.address)
         if not _is_base_url(parts):
             raise ValueError(f"address {self.address!r}: expected http://host:port or https://host:port")
         if any(not "!" <= c <= "~" for c in self.token):
@@ -77,7 +79,7 @@ class ConsulConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def watched(self) -> int:
         """How many services can have a blocking query of their own."""
-        return self.max_connections - HINTS - READERS
+        return self.max_connections - HINTS - READERS - AUDITORS
 
 
 def _is_base_url(parts: SplitResult) -> bool:

@@ -19,7 +19,7 @@ import msgspec
 from isthmus.registry.adapter import AdapterError, ReadStats
 from isthmus.registry.consul.answers import Check, Listing, changed_checks
 from isthmus.registry.consul.api import Answer, ConsulApi, RefusedError
-from isthmus.registry.consul.config import READERS, ConsulConfig
+from isthmus.registry.consul.config import AUDITORS, READERS, ConsulConfig
 from isthmus.registry.consul.known import Known
 from isthmus.registry.consul.parse import Rules
 from isthmus.registry.cursor import Bucket, full_bucket, step
@@ -74,31 +74,31 @@ class Reading:
         self._sweep_sooner = asyncio.Event()
 
     async def begin(self) -> Snapshot:
-        """Read everything, and follow it from there."""
-        # The hints are asked for first, so that what changes meanwhile wakes them.
-        names = await self._api.names()
+        """Read everything and follow it. The hints are asked for first, so that what changes meanwhile wakes them."""
         troubles = await self._api.troubles()
-        snapshot = await self._read_all(names)
+        names = await self._list(READERS)
+        self._prove_life(names.current)
         self._begun = True
         self._watch_more()
         self._spawn(self._follow_list(step(0, names.index).index))
         self._spawn(self._follow_troubles(step(0, troubles.index).index, troubles.value))
         self._spawn(self._sweep())
-        return snapshot
+        return msgspec.structs.replace(self._known.take(), changed=None)
 
-    async def once(self) -> Snapshot:
-        """Read everything, and follow nothing."""
-        return await self._read_all(await self._api.names())
+    async def audit(self) -> Snapshot:
+        """Read everything once, on few connections: an iteration has the others."""
+        await self._list(AUDITORS)
+        return msgspec.structs.replace(self._known.take(), changed=None)
 
-    async def _read_all(self, names: Answer[dict[str, frozenset[str]]]) -> Snapshot:
-        self._prove_life(names.current)
+    async def _list(self, readers: int) -> Answer[dict[str, frozenset[str]]]:
+        names = await self._api.names()
         self._known.heard_list(names.value, names.index, names.doubt)
-        for _ in range(READERS):
+        for _ in range(readers):
             self._spawn(self._read_queued())
         self._want(self._known.names, NAMED)
         while not self._known.complete:
             await self._next_news()
-        return msgspec.structs.replace(self._known.take(), changed=None)
+        return names
 
     async def change(self) -> Snapshot:
         """Wait until something differs from the snapshot before, and return all there is."""
