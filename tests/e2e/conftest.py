@@ -67,6 +67,10 @@ class Mesh:
 
         await eventually(answered, f"{host} is served through Envoy")
 
+    def followed(self, generation: int) -> bool:
+        """Whether something newer than a generation has been published and acknowledged by every proxy."""
+        return self.bridge.server.snapshot.generation > generation and self.synced()
+
     def synced(self) -> bool:
         """Whether every proxy has acknowledged all that there is."""
         return all(t.state == "SYNCED" for p in self.bridge.server.proxies() for t in p.types)

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.conftest import Mesh
+from tests.peers import ENVOYS
 from tests.servers.upstream import Load, Upstream, constant_load
 from tests.wait import eventually
 
@@ -51,6 +52,33 @@ async def test_a_critical_check_ends_the_traffic_to_its_instance_alone(mesh: Mes
 
         await mesh.consul.set_check("one", "passing")
         await eventually(lambda: load.answers["one"] > 5, "one is back")
+    assert load.failures == []
+
+
+@pytest.mark.parametrize("version", [ENVOYS[0], ENVOYS[-1]])
+async def test_an_acknowledged_change_of_health_is_in_effect(mesh: Mesh, version: str) -> None:
+    """Envoy would merge such changes for a second, after having acknowledged them (`update_merge_window`)."""
+    one, two = await mesh.upstream("one"), await mesh.upstream("two")
+    for upstream in (one, two):
+        await mesh.consul.register(
+            "reviews", upstream.name, port=upstream.port, ttl_status="passing", meta={"port": "80"}
+        )
+    await mesh.start_envoy(version)
+    await mesh.routed(HOST)
+
+    async with constant_load(mesh.outbound, HOST) as load:
+        for _ in range(3):
+            for status in ("critical", "passing"):
+                generation = mesh.bridge.server.snapshot.generation
+                await mesh.consul.set_check("one", status)
+                await eventually(partial(mesh.followed, generation), "Envoy has acknowledged it")
+                if status == "passing":
+                    await eventually(partial(_answers, load, "one"), "it serves again")
+                    continue
+                # What was under way at the acknowledgement may still come in; a tenth of a second later nothing does.
+                load.recent()
+                await eventually(partial(_answers, load, "two", 20), "the other one goes on")
+                assert load.answers["one"] <= 2
     assert load.failures == []
 
 

@@ -254,6 +254,8 @@ class Session:
         self.inbox: deque[Response] = deque()
         self.offered: dict[TypeUrl, dict[str, str]] = {t: {} for t in ORDER}
         self.unanswered: set[TypeUrl] = set()
+        self.owed: dict[TypeUrl, set[str]] = {t: set() for t in ORDER}
+        """Names asked for anew and not answered since."""
         self.in_flight: dict[TypeUrl, str] = {}
         self.nonces: set[str] = set()
         self.renewed: set[str] = set()
@@ -335,6 +337,8 @@ class Session:
                 self.unanswered.add(type_url)
         if asked:
             self.unanswered.add(type_url)
+        covered_names = dropped - {"*"} if type_url in WHOLE and self.client_wants(type_url, False, self.opened[type_url], "") else set()
+        self.owed[type_url] = (self.owed[type_url] - dropped) | (asked - {"*"})
         for name in asked | dropped:
             offered.pop(name, None)
         if first and type_url == EDS:

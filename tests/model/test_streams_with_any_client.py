@@ -1,4 +1,4 @@
-"""A client that asks for anything at any time, refuses, forgets and repeats itself: what was asked for is what it ends up with."""
+"""A client that asks for anything, refuses, forgets and repeats itself: what it asked for is what it ends up with."""
 
 from __future__ import annotations
 

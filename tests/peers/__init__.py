@@ -18,6 +18,9 @@ CONSUL = "1.21.0"
 EUREKA = "2025.0.0"
 """A release of Spring Cloud; eureka/pom.xml has it too, and the Spring Boot that goes with it."""
 
+ETCDS = ("3.4.15", "3.6.5")
+"""The oldest and the newest minor version that is supported; pinned as above, by etcd/3.4/go.mod and etcd/3.6/go.mod."""
+
 NOMAD = "1.10.0"
 """Pinned, with all that it is built from, by nomad/go.mod and nomad/go.sum."""
 
@@ -25,6 +28,7 @@ BINARIES = {f"envoy-{version}": "bin/envoy" for version in ENVOYS} | {
     f"consul-{CONSUL}": "consul",
     f"nomad-{NOMAD}": "nomad",
     f"eureka-{EUREKA}": "eureka",
+    **{f"etcd-{version}": "etcd" for version in ETCDS},
 }
 """The peers by name, and the path of each one's program below its directory in the cache."""
 

@@ -16,13 +16,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.peers import BINARIES, CONSUL, NOMAD, binary, cache
+from tests.peers import BINARIES, CONSUL, ETCDS, NOMAD, binary, cache
 
 HERE = Path(__file__).resolve().parent
 
 BUILT = {
     f"consul-{CONSUL}": ("consul", "github.com/hashicorp/consul", "0"),
     f"nomad-{NOMAD}": ("nomad", "github.com/hashicorp/nomad", "1"),
+    f"etcd-{ETCDS[0]}": ("etcd/3.4", "go.etcd.io/etcd", "0"),
+    f"etcd-{ETCDS[1]}": ("etcd/3.6", "go.etcd.io/etcd/server/v3", "0"),
 }
 """The peers that are built with Go: the directory of the go.mod, the package, and CGO_ENABLED (Nomad needs a C compiler)."""
 
@@ -58,7 +60,7 @@ def install(peer: str, say: Say) -> bool:
                 _build_eureka(made, say)
             else:
                 _build(peer, made, say)
-                _run([made / BINARIES[peer], "version"])
+                _run([made / BINARIES[peer], "--version" if peer.startswith("etcd-") else "version"])
             shutil.rmtree(cache() / peer, ignore_errors=True)
             made.rename(cache() / peer)
     return True
@@ -109,9 +111,9 @@ def _build_eureka(into: Path, say: Say) -> None:
         into.mkdir()
         shutil.copy(Path(temporary) / "target" / "eureka.jar", into)
     _run(["java", "-version"])
-    program = into / "eureka"
-    program.write_text(EUREKA)
-    program.chmod(0o755)
+    start = into / "eureka"
+    start.write_text(EUREKA)
+    start.chmod(0o755)
 
 
 def _progress(say: Say) -> Callable[[str], bool]:

@@ -21,7 +21,7 @@ from tests.wait import eventually
 WEB = Path(__file__).parent / "nomad_task.py"
 """What the tasks run: a web server whose health a test can turn (`Nomad.set_healthy`)."""
 
-NO_FINGERPRINTS = "env_aws,env_azure,env_digitalocean,env_gce,consul,vault,cni,bridge,storage"
+NO_FINGERPRINTS = "env_aws,env_azure,env_digitalocean,env_gce,consul,vault,cni,bridge"
 """What a client need not find out about its machine, some of it by asking clouds that are not there."""
 
 
@@ -43,9 +43,10 @@ class NomadAgent(Process):
         config = {
             "bind_addr": "127.0.0.1",
             "ports": ports,
+            "advertise": dict.fromkeys(ports, "127.0.0.1"),
             "data_dir": str(directory / "data"),
             "disable_update_check": True,
-            "log_level": "DEBUG",
+            "log_level": "WARN",
             "plugin": [{"raw_exec": [{"config": [{"enabled": True}]}]}],
         }
         file = directory / "nomad.json"
@@ -99,6 +100,8 @@ class Nomad(NomadAgent):
         """Wait until it has a leader and as many clients that run jobs."""
 
         async def registered() -> bool:
+            if not self.running:
+                raise RuntimeError(f"Nomad has ended:\n{self.output()[-3000:]}")
             return [n["Status"] for n in await self.get("/v1/nodes")].count("ready") >= nodes
 
         try:
@@ -178,7 +181,7 @@ class Nomad(NomadAgent):
         ):
             answer = await response.read()
             if response.status != 200:
-                raise ValueError(f"{method} {path}: {response.status} {answer[:300]!r}")
+                raise ValueError(f"{method} {path}: {response.status} {answer[:600]!r}")
             return answer
 
 
@@ -189,7 +192,6 @@ def client_settings(directory: Path) -> dict[str, Any]:
         "state_dir": str(directory / "state"),
         "alloc_dir": str(directory / "allocs"),
         "options": {"fingerprint.denylist": NO_FINGERPRINTS},
-        "reserved": {"reserved_ports": ""},
     }
 
 
@@ -198,7 +200,7 @@ def mk_service(name: str, port: str = "http", *, check: bool = False, tags: Sequ
     service: dict[str, Any] = {"Name": name, "PortLabel": port, "Provider": "nomad", "Tags": list(tags)}
     if check:
         service["Checks"] = [
-            {"Name": "alive", "Type": "http", "Path": "/health", "Interval": 1_000_000_000, "Timeout": 500_000_000}
+            {"Name": "alive", "Type": "http", "Path": "/health", "Interval": 1_000_000_000, "Timeout": 1_000_000_000}
         ]
     return service | more
 
@@ -223,7 +225,7 @@ def mk_job(
         "Env": dict(env or {}),
         "Resources": {"CPU": 20, "MemoryMB": 32},
         "KillTimeout": 1_000_000_000,
-        "LogConfig": {"Disabled": True},
+        "LogConfig": {"Disabled": True, "MaxFiles": 1, "MaxFileSizeMB": 1},
     }
     web = {
         "Name": "web",

@@ -134,7 +134,7 @@ def parse(text: bytes, path: Path, environment: Mapping[str, str]) -> Config:
     except msgspec.ValidationError as e:
         steps, reason = explain(Config, marked, str(e))
     else:
-        return _anchored(config, path.parent)
+        return _anchored(config, path.parent.absolute())
     raise ConfigError(f"{path}:{marked.line_of(steps)}: {dotted(steps)}{': ' if steps else ''}{reason}")
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from prometheus_client import disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from isthmus.registry.hub import Hub
+
+# The time of its creation beside every counter would double the page, and nothing reads it.
+disable_created_metrics()
 
 
 class RegistryCollector(Collector):

@@ -33,11 +33,12 @@ for name, path in COMMANDS.items():
 
 def main() -> None:
     """Run the command line; an error is one sentence on standard error and status 1 (2 when the words are wrong)."""
-    if len(sys.argv) < 2 or sys.argv[1] in app.help_flags:
+    words = sys.argv[1:]
+    if not words or words[0] in app.help_flags:
         for command in COMMANDS:
             app[command]  # imported, for its first sentence is in the list
     try:
-        result = app(exit_on_error=False, print_error=False)
+        result = app(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except cyclopts.CycloptsError as e:
         note(str(e))

@@ -200,6 +200,7 @@ def _get(bridge: str, path: str, expected: type[T]) -> T:
         document: Any = json.loads(content)
         return msgspec.convert(document, expected)
     except urllib.error.HTTPError as e:
+        e.close()
         raise CommandError(f"{url} answered {e.code}: is that a bridge?") from None
     except msgspec.ValidationError as e:
         raise CommandError(f"{url}: {e}: is that a bridge of another version?") from None

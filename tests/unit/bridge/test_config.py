@@ -48,6 +48,14 @@ def test_paths_are_relative_to_the_file() -> None:
     assert config(text).state_dir == "/etc/isthmus/state"
 
 
+def test_a_relative_path_of_the_file_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload, which reads it by its absolute path, finds nothing changed."""
+    (tmp_path / "isthmus.yaml").write_text(REGISTRIES)
+    monkeypatch.chdir(tmp_path)
+
+    assert load(Path("isthmus.yaml"), {}) == load(tmp_path / "isthmus.yaml", {})
+
+
 class TestReferences:
     def test_the_environment_is_read_where_it_is_named(self) -> None:
         text = 'registries: [{name: c, type: consul, address: "http://${env:HOST}:8500", token: "${env:T}"}]'

@@ -85,7 +85,7 @@ def test_a_key_that_does_not_belong_to_the_certificate(tmp_path: Path) -> None:
 
 def test_a_key_with_a_password(tmp_path: Path) -> None:
     """It is refused rather than asked for on a terminal where nobody sits."""
-    write_certificate(tmp_path, password="s3cr3t")
+    write_certificate(tmp_path, "s3cr3t")
 
     assert "without a password" in refusal(mk_config(tmp_path, cert_file="cert.pem", key_file="key.pem"))
 

@@ -35,19 +35,6 @@ class ConsulAdapter:
             await reading.close()
 
     async def listing(self) -> Snapshot:
-        """Everything Consul knows, read anew.
-
-        Raises:
-            AdapterError: Consul, or one service of it after three attempts, could not be read.
-
-        """
-        reading = Reading(self.origin, self._config, ConsulApi(self._config, self._stats), self._stats)
-        try:
-            return await reading.once()
-        finally:
-            await reading.close()
-
-    async def listing(self) -> Snapshot:
         """One complete listing, beside any iteration and on connections of its own.
 
         Raises:

@@ -269,11 +269,12 @@ class Reading:
                 continue
             except TimeoutError:
                 pass
-            unwatched = self._known.by_liveliness(self._known.names.keys() - self._watchers.keys())
-            budget, wait = budget.take(self._clock(), max(1, len(unwatched)))
+            cost = len(self._known.names) - len(self._watchers)
+            budget, wait = budget.take(self._clock(), max(1, cost))
             await asyncio.sleep(wait)
             self._sweep_at = self._clock() + LONG_WAIT
-            self._want(unwatched, SWEPT)
+            # Who is not watched now: one that was until a moment ago may have changed since it was read.
+            self._want(self._known.by_liveliness(self._known.names.keys() - self._watchers.keys()), SWEPT)
 
     def _sweep_in(self, seconds: float) -> None:
         at = self._clock() + seconds

@@ -108,6 +108,13 @@ class Member:
         """`Watch.Watch`: one stream of its own."""
         return Watch(self._channel, self._metadata(), self._failure)
 
+    def canceled(self, message: rpc.WatchResponse) -> AdapterError:
+        """Why a watch was ended by the member."""
+        reason = message.cancel_reason
+        if message.compact_revision:
+            reason = f"{reason}: the required revision has been compacted, at {message.compact_revision}"
+        return self._failure(METHOD, grpc.StatusCode.CANCELLED, reason or "no reason was given")
+
     async def _range(self, request: rpc.RangeRequest) -> rpc.RangeResponse:
         return await self._unary("/etcdserverpb.KV/Range", request, rpc.RangeResponse.FromString)
 
@@ -145,7 +152,9 @@ class Member:
         if code in (status.INVALID_ARGUMENT, status.UNIMPLEMENTED, status.FAILED_PRECONDITION):
             return RefusedError(text)
         if code is status.DEADLINE_EXCEEDED:
-            return AdapterError(f"etcd at {self.endpoint}: {method.rpartition('/')[2]}: no answer within {CALL_TIMEOUT:g} s")
+            return AdapterError(
+                f"etcd at {self.endpoint}: {method.rpartition('/')[2]}: no answer within {CALL_TIMEOUT:g} s"
+            )
         return AdapterError(text)
 
 
@@ -175,7 +184,7 @@ class Watch:
         )
         self._call: WatchCall = stream(metadata=metadata)
         self._failure = failure
-        self._read: asyncio.Task[rpc.WatchResponse | grpc.aio.EOFType] | None = None
+        self._read: asyncio.Task[object] | None = None
 
     async def create(self, requests: Iterable[rpc.WatchCreateRequest]) -> None:
         """Ask for these ranges; each is answered by a message with `created`."""
@@ -186,7 +195,7 @@ class Watch:
         """Ask for a message, whatever it says."""
         await self._write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
 
-    def reading(self) -> asyncio.Task[rpc.WatchResponse | grpc.aio.EOFType]:
+    def reading(self) -> asyncio.Task[object]:
         """The read that is under way, to be waited for. It must not be cancelled: gRPC would end the stream."""
         if self._read is None:
             self._read = asyncio.ensure_future(_read(self._call))
@@ -220,7 +229,8 @@ class Watch:
             raise self._failure(METHOD, grpc.StatusCode.UNAVAILABLE, "nothing can be written to the stream") from None
 
 
-async def _read(call: WatchCall) -> rpc.WatchResponse | grpc.aio.EOFType:
+async def _read(call: WatchCall) -> object:
+    """The next message, or `grpc.aio.EOF`."""
     return await call.read()
 
 

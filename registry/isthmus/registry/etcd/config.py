@@ -15,9 +15,7 @@ Seconds = Annotated[float, msgspec.Meta(ge=0.1, le=600)]
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 
-LayoutName = Literal[
-    "auto", "grpc", "go-micro", "go-kratos", "go-zero", "kitex", "skydns", "registrator", "template"
-]
+LayoutName = Literal["auto", "grpc", "go-micro", "go-kratos", "go-zero", "kitex", "skydns", "registrator", "template"]
 
 
 class Prefix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,7 +26,7 @@ class Prefix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     prefix: str
     layout: LayoutName = "auto"
-    """`auto`: the one known layout that explains a sample of the keys; which one that is, is logged and noted in each instance."""
+    """`auto`: the one known layout that explains a sample of the keys, which is logged and noted in each instance."""
     template: Template | None = None
     namespace: Word = "default"
     default_protocol: Protocol | None = None
@@ -60,8 +58,6 @@ class EtcdConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat: Seconds = 10.0
     """Seconds of silence after which the member is asked for a sign of life. It has half as long, but at least a second, to
     give one."""
-    relist: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 600.0
-    """Seconds between two comparisons of all keys with what the watch has told."""
     default_protocol: Protocol = Protocol.HTTP
     """For instances that name none."""
     default_port: PortNumber = 80

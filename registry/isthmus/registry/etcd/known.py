@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -62,6 +62,7 @@ class _Below:
         found = detect(texts, self.prefix)
         if found.layout:
             self.layout = LAYOUTS[found.layout]
+            self.entries.clear()  # what was not understood is to be put again
             self.rules = msgspec.structs.replace(self.rules, layout=f"{found.layout}, detected")
         self.unclear = found.reason if pairs else ""
         return found
@@ -95,6 +96,13 @@ class Known:
         found = self._below[prefix].detect(pairs)
         self._remarked = True
         return found
+
+    def may_detect(self, prefix: int, pair: Pair) -> bool:
+        """Whether a layout would explain this pair, so that it is worth to look at all of them again."""
+        below = self._below[prefix]
+        return bool(
+            detect([(path_of(pair.key.decode(errors="replace"), below.prefix), pair.value)], below.prefix).layout
+        )
 
     def revision_of(self, prefix: int, key: bytes) -> int:
         """The revision that wrote a key, as far as is known; 0 when it is not there."""
@@ -145,30 +153,8 @@ class Known:
 
     # What the consumer gets.
 
-    @property
-    def news(self) -> bool:
-        """Whether anything differs from the last snapshot taken."""
-        self._settle()
-        return bool(self._changed) or self._remarked
-
-    def take(self) -> Snapshot:
-        """All of it. `changed` names what differs from the snapshot taken before."""
-        self._settle()
-        changed = frozenset(self._changed)
-        self._changed.clear()
-        if self._remarked:
-            self._quarantined = tuple(sorted(self._quarantine()))
-            self._remarked = False
-        return Snapshot(
-            origin=self._origin,
-            services=dict(self._services),
-            cursor=str(self.revision),
-            changed=changed,
-            quarantined=self._quarantined,
-        )
-
-    def _settle(self) -> None:
-        """Make the services anew whose keys changed."""
+    def settle(self) -> bool:
+        """Make the services anew whose keys changed; returns whether anything differs from the last snapshot taken."""
         for key in self._touched:
             claims = [claim for of_key in self._claims[key].values() for claim in of_key]
             service, reasons = to_service(claims) if claims else (None, ())
@@ -185,6 +171,23 @@ class Known:
             if reasons:
                 self._remarks[key] = reasons
         self._touched.clear()
+        return bool(self._changed) or self._remarked
+
+    def take(self) -> Snapshot:
+        """All of it. `changed` names what differs from the snapshot taken before."""
+        self.settle()
+        changed = frozenset(self._changed)
+        self._changed.clear()
+        if self._remarked:
+            self._quarantined = tuple(sorted(self._quarantine()))
+            self._remarked = False
+        return Snapshot(
+            origin=self._origin,
+            services=dict(self._services),
+            cursor=str(self.revision),
+            changed=changed,
+            quarantined=self._quarantined,
+        )
 
     def _quarantine(self) -> Iterable[Quarantined]:
         name = self._origin.name
@@ -196,7 +199,9 @@ class Known:
             for reason in self._bad[key]:
                 yield Quarantined(name, f"key {_shown(key)}", reason)
         if len(self._bad) > MAX_QUARANTINED:
-            yield Quarantined(name, "more keys", f"{len(self._bad) - MAX_QUARANTINED} cannot be used, beside those named")
+            yield Quarantined(
+                name, "more keys", f"{len(self._bad) - MAX_QUARANTINED} cannot be used, beside those named"
+            )
         for service, reasons in self._remarks.items():
             for reason in reasons:
                 yield Quarantined(name, f"service {service.name}", reason)

@@ -122,7 +122,7 @@ def go_micro(path: str, prefix: str, value: bytes) -> tuple[Found, ...]:
 
 
 def go_kratos(path: str, prefix: str, value: bytes) -> tuple[Found, ...]:
-    """`/microservices/<name>/<id>`: `endpoints` are URLs, one per protocol (github.com/go-kratos/kratos/contrib/registry/etcd)."""
+    """`/microservices/<name>/<id>`: `endpoints` are URLs, one per protocol (kratos/contrib/registry/etcd)."""
     said = decode(_kratos, value)
     labels = dict(said.metadata or {})
     if said.version:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Annotated, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -98,13 +98,12 @@ class EurekaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for i, address in enumerate(self.addresses):
-            parts = urlsplit(address)
             # A password in the address would be in every error text: it is refused, and not repeated here.
-            if parts.username is not None or parts.password is not None:
+            if "@" in address:
                 raise ValueError(
                     f"addresses[{i}]: no user or password in it, please; there are the keys user and password"
                 )
-            if not _is_base_url(parts):
+            if not _is_base_url(address):
                 raise ValueError(f"address {address!r}: expected http://host:port/eureka or https://host:port/eureka")
         if bool(self.cert_file) != bool(self.key_file):
             raise ValueError("cert_file and key_file: both or none")
@@ -117,8 +116,9 @@ class EurekaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"EurekaConfig(addresses={self.addresses!r}, user={self.user!r}, feed={self.feed!r})"
 
 
-def _is_base_url(parts: SplitResult) -> bool:
+def _is_base_url(address: str) -> bool:
     try:
+        parts = urlsplit(address)
         port = parts.port
     except ValueError:
         return False

@@ -13,6 +13,7 @@ import hmac
 from collections.abc import Callable
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from isthmus.registry.eureka.answers import parse_bare_instance, parse_instance
@@ -27,6 +28,8 @@ from isthmus.registry.eureka.replication import (
     mk_change,
     parse_batch,
 )
+
+log = structlog.get_logger()
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of one request, unpacked; a server puts at most 250 changes into one, of about 1 KB each."""
@@ -81,6 +84,8 @@ class Feed:
         except msgspec.DecodeError as e:
             raise web.HTTPBadRequest(text=f"not a list of replications: {e}") from e
         statuses = [400 if isinstance(change, str) else self._hear(change) for change in changes]
+        if bad := [change for change in changes if isinstance(change, str)]:
+            log.warning("eureka.feed_refused", sender=request.remote, refused=len(bad), of=len(changes), first=bad[0])
         return web.json_response({"responseList": [{"statusCode": status} for status in statuses]})
 
     async def _register(self, request: web.Request) -> web.Response:

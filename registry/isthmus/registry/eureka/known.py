@@ -189,6 +189,14 @@ class Known:
             self._touched.add(app)
         self._silent = set(keys)
 
+    def take_over(self, other: Known) -> None:
+        """Take from another what no listing shows: the feed's changes, missed heartbeats, and what was overdue at its last one."""
+        self._fed = {app: dict(said) for app, said in other._fed.items()}
+        self._fed_count = other._fed_count
+        self._silent = set(other._silent)
+        self._overdue = dict(other._overdue)
+        self._touched.update(self._polled, self._fed)
+
     def _feed(self, key: Key, record: Record | None, now: float) -> None:
         if record is None or record != self.record(key):
             self._touched.add(key[0])

@@ -84,6 +84,22 @@ class Reading:
         return self._known.keys if self._listed_at else self._expected
 
     async def begin(self) -> Snapshot:
+        """List everything, and follow it from there."""
+        await self._list_somewhere()
+        if self._config.feed is not None:
+            await self._listen(self._config.feed)
+        self._spawn(self._poll_for_ever())
+        return msgspec.structs.replace(self._known.take(), changed=None)
+
+    async def once(self, watched: Known | None) -> Snapshot:
+        """List everything, and follow nothing. `watched` is what a reading beside this one knows."""
+        await self._list_somewhere()
+        await self._changes()
+        if watched is not None:
+            self._known.take_over(watched)
+        return msgspec.structs.replace(self._known.take(), changed=None)
+
+    async def _list_somewhere(self) -> None:
         """List everything, on the first server that has a listing."""
         errors: list[str] = []
         for _ in range(len(self._servers)):
@@ -96,10 +112,11 @@ class Reading:
                 self._servers.rotate(-1)
         else:
             raise AdapterError("; ".join(errors))
-        if self._config.feed is not None:
-            await self._listen(self._config.feed)
-        self._spawn(self._poll_for_ever())
-        return msgspec.structs.replace(self._known.take(), changed=None)
+
+    def hurry(self) -> Known:
+        """Poll now rather than when it is time; what is known."""
+        self._hurry.set()
+        return self._known
 
     async def change(self) -> Snapshot:
         """Wait until something differs from the snapshot before, and return all there is."""

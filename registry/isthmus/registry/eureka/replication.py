@@ -53,7 +53,7 @@ class _Change(msgspec.Struct, rename="camel"):
     id: str
     last_dirty_timestamp: int | None = None
     status: str | None = None
-    instance_info: msgspec.Raw | None = None
+    instance_info: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Batch(msgspec.Struct, rename="camel"):
@@ -84,7 +84,7 @@ def _read(raw: msgspec.Raw) -> Change | str:
         if said.action not in ACTIONS:
             return f"unknown action {said.action[:80]!r}"
         entry = None
-        if said.action == REGISTER and said.instance_info is not None:
+        if said.action == REGISTER and bytes(said.instance_info) != b"null":
             entry = parse_bare_instance(said.instance_info, said.app_name)
         dirty = said.last_dirty_timestamp or 0
         return mk_change(said.action, said.app_name, said.id, dirty, status=said.status or "", entry=entry)

@@ -34,11 +34,14 @@ _HTTP2 = _packed(_Explicit(http2_protocol_options=Http2ProtocolOptions()))
 #
 # - No panic: by default Envoy sends to *all* endpoints once fewer than half are healthy. The registry's word on health is
 #   final here: an instance whose check is critical, or that is in maintenance, gets no request even if it is the last one.
+# - No merge window: by default Envoy acknowledges a change of health or weight at once and acts on it up to a second later.
 # - No circuit breaking unless somebody asks for it, as in Istio: Envoy's default of 1,024 connections surprises people.
 _COMMON = Cluster(
     connect_timeout=dt.timedelta(seconds=10),
     lb_policy=Cluster.ROUND_ROBIN,
-    common_lb_config=Cluster.CommonLbConfig(healthy_panic_threshold=Percent(value=0)),
+    common_lb_config=Cluster.CommonLbConfig(
+        healthy_panic_threshold=Percent(value=0), update_merge_window=dt.timedelta(0)
+    ),
     ignore_health_on_host_removal=True,
     circuit_breakers=CircuitBreakers(
         thresholds=[
