@@ -48,7 +48,7 @@ class Client(abc.ABC):
 
     @abc.abstractmethod
     def change(self, type_url: TypeUrl, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
-        """Ask for other names; "*" is everything."""
+        """Ask for other names; "*" is everything. Bears the last nonce that was received."""
 
     @abc.abstractmethod
     def take(self, response: Response) -> None:
@@ -68,8 +68,8 @@ class Client(abc.ABC):
                 assert held.get(name) == wanted.get(name), f"{self.variant} {type_url.short} {name}"
 
     @abc.abstractmethod
-    def answer(self, response: Response, error: str = "") -> None:
-        """Acknowledge it, or refuse it with a text."""
+    def answer(self, response: Response, error: str = "", add: Iterable[str] = ()) -> None:
+        """Acknowledge it, or refuse it with a text, and ask for more in the same request."""
 
     def reopen(self) -> None:
         """A new stream: ask again for the same, saying what is held."""
@@ -303,7 +303,7 @@ class Session:
         if nonce and self.in_flight.get(type_url) == nonce:
             del self.in_flight[type_url]
         if isinstance(request, DiscoveryRequest):
-            if nonce and nonce != self._last_nonce.get(type_url, nonce):
+            if nonce and nonce != self._last_nonce.get(type_url, nonce) and type_url not in self.in_flight:
                 return
             names = set(request.resource_names)
             asked = names - before
@@ -337,13 +337,19 @@ class Session:
                 self.unanswered.add(type_url)
         if asked:
             self.unanswered.add(type_url)
-        covered_names = dropped - {"*"} if type_url in WHOLE and self.client_wants(type_url, False, self.opened[type_url], "") else set()
         self.owed[type_url] = (self.owed[type_url] - dropped) | (asked - {"*"})
         for name in asked | dropped:
             offered.pop(name, None)
         if first and type_url == EDS:
             for name in self.renewed:
                 offered.pop(name, None)
+
+    def check_answered(self) -> None:
+        """With nothing under way, whatever was asked for has been answered, if only by its absence where that can be told."""
+        for type_url, names in self.owed.items():
+            silent = isinstance(self.client, SotwClient) and type_url not in WHOLE
+            owed = names & self._snapshot.of_type(type_url).keys() if silent else names
+            assert not owed, f"never answered: {type_url.short} {sorted(owed)}"
 
     def client_wants(self, type_url: TypeUrl, first: bool, names: set[str], name: str) -> bool:
         return name in names or (type_url in WHOLE and ("*" in names or (first and not names)))
@@ -362,6 +368,7 @@ class Session:
         whole = isinstance(self.client, SotwClient) and type_url in WHOLE
         unanswered = type_url in self.unanswered
         self.unanswered.discard(type_url)
+        self.owed[type_url] -= self.owed[type_url] if whole else {*names, *response.removed}
         if whole:
             assert unanswered or got != offered, f"nothing new: {response}"
             self.offered[type_url] = got

@@ -107,6 +107,7 @@ class AnyClient(RuleBasedStateMachine):
         else:
             raise AssertionError("never quiet")
         self.client.check(self.world.resources)
+        self.session.check_answered()
         for status in self.session.stream.status():
             assert status.wildcard == self.client.wildcard[TypeUrl(status.type_url)]
             assert status.subscribed == len(self.client.names[TypeUrl(status.type_url)])

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from isthmus.bridge.questions import add_questions
 from isthmus.registry.origin import OriginStatus
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def application(bridge: Bridge, metrics: CollectorRegistry) -> web.Application:
     app.router.add_get("/metrics", serve_metrics)
     app.router.add_get("/debug/catalog", catalog)
     app.router.add_get("/debug/proxies", proxies)
+    add_questions(app, bridge)
     return app
 
 
@@ -57,6 +59,8 @@ async def _tell_what_there_is(
     try:
         return await handler(request)
     except web.HTTPNotFound:
+        if request.match_info.http_exception is None:
+            raise  # the route is there, what it was asked for is not
         paths = sorted(r.canonical for r in request.app.router.resources())
         return web.Response(status=404, text=f"no {request.path} here; there are {', '.join(paths)}\n")
 

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from isthmus.registry.hub import Hub
 
 # The time of its creation beside every counter would double the page, and nothing reads it.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class RegistryCollector(Collector):

@@ -114,10 +114,9 @@ def _in_origin(name: str, source: Source, key: ServiceKey, address: str, port: i
     leaving = next((x for x in source.leaving if x.key == key and _serves(x.instance, address, port)), None)
     if leaving is not None:
         yield Stage("registry", name, Verdict.PASSED, f"listed it as {leaving.instance.id} until a moment ago")
-        ends = max(0, leaving.until - time.monotonic())
-        yield Stage(
-            "drain", name, Verdict.CHANGED, f"lets it finish what it has, for another {ends:.0f} s; nothing new is sent"
-        )
+        rest = max(0, leaving.until - time.monotonic())
+        text = f"lets it finish what it has, for another {rest:.0f} s; nothing new is sent"
+        yield Stage("drain", name, Verdict.CHANGED, text)
         return
     yield Stage("registry", name, Verdict.DROPPED, _absence(source, key) + age)
 
@@ -131,7 +130,7 @@ def _absence(source: Source, key: ServiceKey) -> str:
     if service is None:
         others = sorted(str(k) for k in listed.services if k.name == key.name) if listed else []
         return f"does not list the service{f', but {others[0]}' if others else ''}"
-    places = [f"{i.address}:{p}" for i in service.instances for p in i.ports.values()]
+    places = sorted(f"{i.address}:{p}" for i in service.instances for p in i.ports.values())
     shown = ", ".join(places[:5]) + (", ..." if len(places) > 5 else "")
     return f"lists the service at {shown or 'no address at all'}, not there"
 
@@ -188,9 +187,7 @@ def _in_resources(bridge: Bridge, key: ServiceKey, merged: Instance, address: st
         ]
         if not found:
             why = [
-                c
-                for c in bridge.translation_conflicts
-                if str(key) in c.subject or str(key) in c.dropped or address in c.dropped
+                c for c in bridge.conflicts if str(key) in c.subject or str(key) in c.dropped or address in c.dropped
             ]
             text = (
                 f"conflict about {why[0].subject}: {why[0].dropped} loses to {why[0].kept}" if why else "is not in it"
@@ -217,11 +214,11 @@ def _in_resources(bridge: Bridge, key: ServiceKey, merged: Instance, address: st
 
 
 def _at_proxies(bridge: Bridge, cluster: str) -> Iterator[Stage]:
-    proxies = list(bridge.server.endpoints_at_proxies(cluster))
-    if not proxies:
+    followers = bridge.server.followers(TypeUrl.ENDPOINT, cluster)
+    if not followers:
         yield Stage("proxy", "-", Verdict.DROPPED, "no proxy is connected")
-    for node, state, text in proxies:
-        yield Stage("proxy", node, Verdict.PASSED if state == "SYNCED" else Verdict.CHANGED, text)
+    for node, has_it, text in followers:
+        yield Stage("proxy", node, Verdict.PASSED if has_it else Verdict.DROPPED, text)
 
 
 def _belongs(cluster: str, key: ServiceKey, ports: Iterable[int], domain: str) -> bool:

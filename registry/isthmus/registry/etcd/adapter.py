@@ -54,4 +54,4 @@ class EtcdAdapter:
 
     async def _reading(self, endpoints: deque[str]) -> Reading:
         session = await open_session(self._config, endpoints, self._stats, Position())
-        return Reading(self.origin, self._config, endpoints, self._stats, session, self._detected)
+        return Reading(self.origin, self._config, endpoints, self._stats, session=session, detected=self._detected)

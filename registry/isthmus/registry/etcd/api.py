@@ -16,8 +16,8 @@ from isthmus.registry.adapter import AdapterError, ReadStats
 from isthmus.registry.etcd.config import EtcdConfig
 from isthmus.registry.etcd.proto import rpc_pb2 as rpc
 
-CALL_TIMEOUT = 5.0
-"""Seconds for one answer, connecting included."""
+GOODBYE = 0.05
+"""Seconds that a member has to see a stream end."""
 
 MAX_MESSAGE = 64 * 1024 * 1024
 """Bytes of one answer or watch message."""
@@ -106,7 +106,7 @@ class Member:
 
     def watch(self) -> Watch:
         """`Watch.Watch`: one stream of its own."""
-        return Watch(self._channel, self._metadata(), self._failure)
+        return Watch(self._channel, self._metadata(), self._failure, self._config.answer_within)
 
     def canceled(self, message: rpc.WatchResponse) -> AdapterError:
         """Why a watch was ended by the member."""
@@ -123,7 +123,7 @@ class Member:
             method, request_serializer=_encode, response_deserializer=decode
         )
         try:
-            return await call(request, timeout=CALL_TIMEOUT, metadata=self._metadata())
+            return await call(request, timeout=self._config.answer_within, metadata=self._metadata())
         except grpc.aio.AioRpcError as e:
             self._stats.failed()
             raise self._failure(method, e.code(), e.details() or "") from None
@@ -153,7 +153,7 @@ class Member:
             return RefusedError(text)
         if code is status.DEADLINE_EXCEEDED:
             return AdapterError(
-                f"etcd at {self.endpoint}: {method.rpartition('/')[2]}: no answer within {CALL_TIMEOUT:g} s"
+                f"etcd at {self.endpoint}: {method.rpartition('/')[2]}: no answer within {self._config.answer_within:g} s"
             )
         return AdapterError(text)
 
@@ -178,12 +178,14 @@ class Watch:
         channel: grpc.aio.Channel,
         metadata: tuple[tuple[str, str], ...],
         failure: Callable[[str, grpc.StatusCode, str], AdapterError],
+        within: float,
     ) -> None:
         stream: grpc.aio.StreamStreamMultiCallable[rpc.WatchRequest, rpc.WatchResponse] = channel.stream_stream(
             METHOD, request_serializer=_encode, response_deserializer=rpc.WatchResponse.FromString
         )
         self._call: WatchCall = stream(metadata=metadata)
         self._failure = failure
+        self._within = within
         self._read: asyncio.Task[object] | None = None
 
     async def create(self, requests: Iterable[rpc.WatchCreateRequest]) -> None:
@@ -213,15 +215,21 @@ class Watch:
         raise self._failure(METHOD, await self._call.code(), await self._call.details() or "the stream ended")
 
     async def close(self) -> None:
+        """End the stream: in order, which leaves none of gRPC's own tasks behind, or else at once."""
+        with contextlib.suppress(TimeoutError, asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            async with asyncio.timeout(0 if self._call.done() else GOODBYE):
+                await self._call.done_writing()
+                while await self.reading() is not grpc.aio.EOF:
+                    self._read = None
+                await self._call.code()
         self._call.cancel()
         if self._read is not None:
             self._read.cancel()
-            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
-                await self._read
+            await asyncio.gather(self._read, return_exceptions=True)
 
     async def _write(self, request: rpc.WatchRequest) -> None:
         try:
-            async with asyncio.timeout(CALL_TIMEOUT):
+            async with asyncio.timeout(self._within):
                 await self._call.write(request)
         except grpc.aio.AioRpcError as e:
             raise self._failure(METHOD, e.code(), e.details() or "") from None

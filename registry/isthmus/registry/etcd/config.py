@@ -56,8 +56,7 @@ class EtcdConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_file: str = ""
     tls_server_name: str = ""
     heartbeat: Seconds = 10.0
-    """Seconds of silence after which the member is asked for a sign of life. It has half as long, but at least a second, to
-    give one."""
+    """Seconds of silence after which the member in use is asked for a sign of life."""
     default_protocol: Protocol = Protocol.HTTP
     """For instances that name none."""
     default_port: PortNumber = 80
@@ -86,6 +85,11 @@ class EtcdConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __repr__(self) -> str:
         return f"EtcdConfig(endpoints={self.endpoints!r}, prefixes={self.prefixes!r}, user={self.user!r})"
+
+    @property
+    def answer_within(self) -> float:
+        """Seconds that a member has for one answer, connecting included."""
+        return min(5.0, max(1.0, self.heartbeat / 2))
 
     @property
     def secure(self) -> bool:

@@ -47,6 +47,7 @@ class Reading:
         config: EtcdConfig,
         endpoints: deque[str],
         stats: ReadStats,
+        *,
         session: Session,
         detected: dict[str, str],
     ) -> None:

@@ -174,7 +174,7 @@ class Session:
         """When silence has to be acted upon."""
         if self._asked_at is None:
             return self._heard_at + self._config.heartbeat
-        return self._asked_at + max(1.0, self._config.heartbeat / 2)
+        return self._asked_at + self._config.answer_within
 
     def _heard(self, message: rpc.WatchResponse) -> rpc.WatchResponse:
         if message.canceled:

@@ -30,10 +30,10 @@ class SotwSubstream(Substream[DiscoveryRequest]):
 
     def receive(self, request: DiscoveryRequest) -> Received:
         received = self._settle(request)
-        if received.outcome is Outcome.STALE:
-            # The names are dropped with the rest: the answer to the response in flight will carry the newer list, whole.
-            # An empty nonce is never stale: a client's first request may cross a response (envoyproxy/envoy#10363).
+        if received.outcome is Outcome.STALE and self.in_flight is None:
             return received
+        # With a response in flight a stale list is not answered, but it counts: the next one may be longer again, and what was
+        # missing between them has been forgotten. An empty nonce is never stale: requests cross (envoyproxy/envoy#10363).
         first, self.opened = not self.opened, True
         shift = self.subscription.replace(request.resource_names)
         self.returning |= first and bool(request.version_info)

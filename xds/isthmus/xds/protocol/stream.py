@@ -88,6 +88,11 @@ class Stream(abc.ABC, Generic[Request]):
         """Where each type stands that the client has asked for."""
         return tuple(s.status() for s in self._substreams.values())
 
+    def told(self, type_url: TypeUrl, name: str) -> Resource | None:
+        """What the client was last sent under a name, and so has, unless the response is still in flight or was refused."""
+        substream = self._substreams.get(type_url)
+        return substream.told.get(name) if substream else None
+
     def _substream(self, type_url: str) -> Substream[Request]:
         substream = self._substreams.get(type_url)
         if substream is None:

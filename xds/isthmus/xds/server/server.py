@@ -131,6 +131,27 @@ class XdsServer:
         """Every connected proxy, by node id and peer."""
         return sorted((_status(p) for p in self._proxies.values()), key=lambda p: (p.node, p.peer))
 
+    def followers(self, type_url: TypeUrl, name: str) -> list[tuple[str, bool, str]]:
+        """For each proxy its node id, whether it has one resource as it is served now, and that in words."""
+        current = self._snapshot.of_type(type_url).get(name)
+        out: list[tuple[str, bool, str]] = []
+        for proxy in self._proxies.values():
+            told = proxy.machine.told(type_url, name)
+            status = next((s for s in proxy.machine.status() if s.type_url == type_url), None)
+            same = told is not None and current is not None and told.version == current.version
+            if told is None or status is None:
+                text, same = "has not asked for it", False
+            elif not same:
+                text = "was sent an older state; a newer one waits for its acknowledgement"
+            elif status.in_flight:
+                text, same = "was sent it and has not acknowledged it yet", False
+            elif status.error:
+                text, same = f"rejected the last push: {status.error}", False
+            else:
+                text = "has acknowledged it"
+            out.append((proxy.node or proxy.peer, same, text))
+        return sorted(out)
+
     def _on_events(self, events: list[Event]) -> None:
         for event in events:
             if event.kind is EventKind.OPEN:
