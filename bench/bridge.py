@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -13,14 +15,14 @@ from tests.wait import eventually
 
 
 class Bridge(Process):
-    """One bridge that reads one Consul. All else is as an operator gets it who configures nothing."""
+    """One bridge that reads one Consul, with `options` of the registry. All else is as one gets it who configures nothing."""
 
-    def __init__(self, directory: Path, consul: str) -> None:
+    def __init__(self, directory: Path, consul: str, options: Mapping[str, Any]) -> None:
         directory.mkdir()
         self.xds_port, self.http_port, self.outbound_port = free_port(), free_port(), free_port()
         config = directory / "isthmus.yaml"
         document = {
-            "registries": [{"name": "consul", "type": "consul", "address": consul}],
+            "registries": [{"name": "consul", "type": "consul", "address": consul, **options}],
             "mesh": {"outbound_port": self.outbound_port},
             "xds": {"address": f"127.0.0.1:{self.xds_port}"},
             "http": {"address": f"127.0.0.1:{self.http_port}"},

@@ -34,7 +34,7 @@ class Change(msgspec.Struct, frozen=True):
     """One write to Consul, and how to tell that it has arrived.
 
     `shows` is whether a load assignment of `cluster` holds it; `answers` is the address that begins to answer requests for
-    `host` because of it, or empty.
+    `host` because of it, or empty. An instance that leaves is draining first, and gone after a grace: that is what `gone` tells.
     """
 
     kind: str
@@ -44,6 +44,7 @@ class Change(msgspec.Struct, frozen=True):
     host: str
     shows: Callable[[ClusterLoadAssignment], bool]
     answers: str = ""
+    gone: Callable[[ClusterLoadAssignment], bool] | None = None
 
 
 class Population:
@@ -115,7 +116,10 @@ class Population:
 
     def _gone(self, service: int, id_: str, address: str) -> Change:
         body = {"Node": _node(service, id_), "ServiceID": id_}
-        return self._put("leave", service, body, lambda a: not _at(a, address))
+        leaving = self._put(
+            "leave", service, body, lambda a: not _at(a, address, lambda e: e.health_status != HealthStatus.DRAINING)
+        )
+        return msgspec.structs.replace(leaving, gone=lambda a: not _at(a, address))
 
     def _put(
         self,

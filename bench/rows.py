@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,6 +65,11 @@ def quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least this share of all values does not exceed: nearest rank, no interpolation."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * round(share * 1000) // 1000) - 1)]
+
+
+def say(text: str) -> None:
+    """Tell whoever waits how far it is."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _rounded(value: float) -> float:

@@ -7,8 +7,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from isthmus.xds.protocol.response import Outcome
 from isthmus.xds.resource import TypeUrl
-from tests.model.client import Client, DeltaClient, Session, SotwClient
+from tests.model.client import Client, DeltaClient, SotwClient
 from tests.model.served import ORDER, World
+from tests.model.session import Session
 
 TYPES = st.sampled_from(ORDER)
 NAMES = st.sampled_from("abc")
@@ -55,15 +56,15 @@ class AnyClient(RuleBasedStateMachine):
         if read:
             self.to_server(10)
 
-    @rule(refuse=st.booleans(), read=st.booleans())
-    def take(self, refuse: bool, read: bool) -> None:
+    @rule(refuse=st.booleans(), add=st.just(set()) | st.sets(NAMES, max_size=1), read=st.booleans())
+    def take(self, refuse: bool, add: set[str], read: bool) -> None:
         if self.session.inbox:
             response = self.session.inbox.popleft()
             if refuse:
                 self.client.refuse(response)
             else:
                 self.client.take(response)
-            self.client.answer(response, "no" if refuse else "")
+            self.client.answer(response, "no" if refuse else "", add)
         if read:
             self.to_server(10)
 
@@ -98,7 +99,7 @@ class AnyClient(RuleBasedStateMachine):
             if self.client.outbox:
                 self.to_server(1)
             elif self.session.inbox:
-                self.take(refuse=False, read=False)
+                self.take(refuse=False, add=set(), read=False)
             elif self.session.stream.wake_at is not None:
                 assert self.session.stream.wake_at > self.session.now, "it would wake for ever"
                 self.session.wait(self.session.stream.wake_at - self.session.now)
@@ -124,6 +125,11 @@ class AnySotwClient(AnyClient):
 class AnyDeltaClient(AnyClient):
     def mk_client(self) -> Client:
         return DeltaClient()
+
+    @rule(repeats=st.booleans())
+    def repeat_nonces(self, repeats: bool) -> None:
+        assert isinstance(self.client, DeltaClient)
+        self.client.repeats_nonces = repeats
 
 
 TestAnySotwClient = AnySotwClient.TestCase

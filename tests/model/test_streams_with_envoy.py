@@ -7,8 +7,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from isthmus.xds.protocol.response import Response
 from isthmus.xds.resource import TypeUrl
-from tests.model.client import Client, DeltaClient, Session, SotwClient
+from tests.model.client import Client, DeltaClient, SotwClient
 from tests.model.served import CDS, EDS, LDS, ORDER, RDS, Backend, World, mesh, uses
+from tests.model.session import Session
 
 BACKENDS = st.dictionaries(
     st.sampled_from("abcd"),

@@ -33,6 +33,7 @@ class Etcd(Process):
         scheme: str = "http",
     ) -> None:
         self.name = name
+        self.version = version
         self.scheme = scheme
         self.port = free_port()
         self.peer_port = free_port()
@@ -170,6 +171,15 @@ class Etcd(Process):
         shutil.copytree(self._backup, self.data)
         self.start()
         await self.ready()
+
+    async def start_twin(self, directory: Path) -> Etcd:
+        """Start another process, at other ports, that goes on from the copy."""
+        twin = Etcd(directory, self.version, name=self.name)
+        twin.argv += ["--initial-cluster", f"{twin.name}={twin.peer_address}"]
+        shutil.copytree(self._backup, twin.data)
+        twin.start()
+        await twin.ready()
+        return twin
 
     async def call(self, path: str, body: Mapping[str, Any]) -> Any:
         """One request.

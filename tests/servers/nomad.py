@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -239,5 +238,10 @@ def mk_job(
         "EphemeralDisk": {"SizeMB": 10},
     } | dict(group or {})
     return {
-        "ID": name, "Name": name, "Namespace": namespace, "Type": "service", "Datacenters": ["*"], "TaskGroups": [web],
+        "ID": name,
+        "Name": name,
+        "Namespace": namespace,
+        "Type": "service",
+        "Datacenters": ["*"],
+        "TaskGroups": [web],
     } | more

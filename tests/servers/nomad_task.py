@@ -2,8 +2,8 @@
 
     python nomad_task.py STATE PID
 
-GET /health answers 503 while STATE/all or STATE/$NOMAD_ALLOC_ID exists, anything else is answered with the allocation's id. PID is
-the process that it does not outlive: Nomad leaves its tasks alone when it is killed.
+GET /health answers 503 while STATE/all or STATE/$NOMAD_ALLOC_ID exists, anything else is answered with the allocation's id. PID
+is the process that it does not outlive: Nomad leaves its tasks alone when it is killed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
         """Say nothing."""
 
 
@@ -41,4 +41,5 @@ def end_with(pid: int) -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=end_with, args=(int(sys.argv[2]),), daemon=True).start()
-    ThreadingHTTPServer(("127.0.0.1", int(os.environ["NOMAD_PORT_http"])), Answer).serve_forever()
+    port = int(os.environ["NOMAD_PORT_http"])  # noqa: SIM112 - Nomad keeps the case of the label
+    ThreadingHTTPServer(("127.0.0.1", port), Answer).serve_forever()

@@ -44,6 +44,10 @@ class Relay:
         self._refusing = False
         self._flowing.set()
 
+    def redirect(self, to_port: int) -> None:
+        """Carry the bytes of connections to come to another port."""
+        self._to_port = to_port
+
     def stall(self) -> None:
         """Carry nothing more, in either direction, and end nothing."""
         self._flowing.clear()
@@ -61,16 +65,23 @@ class Relay:
         if self._refusing:
             return
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
+        pumps = [
+            asyncio.create_task(self._pump(reader, there_writer)),
+            asyncio.create_task(self._pump(there_reader, writer)),
+        ]
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, there_writer))
-                group.create_task(self._pump(there_reader, writer))
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
             there_writer.transport.abort()
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while chunk := await source.read(65536):
+        while True:
+            chunk = await source.read(65536)
             await self._flowing.wait()
+            if not chunk:
+                return
             sink.write(chunk)
             await sink.drain()
-        raise ConnectionResetError("one side has ended it")

@@ -19,17 +19,14 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, Info, PlatformCollector, ProcessCollector
 
-from isthmus.bridge.config import Config, ConsulRegistry, Registry, split_address
+from isthmus.bridge.adapters import to_adapter, to_status
+from isthmus.bridge.config import Config, Registry, split_address
 from isthmus.bridge.http import application
 from isthmus.bridge.metrics import RegistryCollector
 from isthmus.bridge.preflight import PreflightError, preflight
 from isthmus.bridge.state import StateError, VirtualIPs
-from isthmus.registry.adapter import Adapter
-from isthmus.registry.consul import ConsulAdapter
-from isthmus.registry.file import FileAdapter
 from isthmus.registry.hub import Hub
-from isthmus.registry.model import Catalog, Conflict, Origin, ServiceKey
-from isthmus.registry.origin import OriginStatus
+from isthmus.registry.model import Catalog, Conflict, ServiceKey
 from isthmus.registry.source import SourceRules
 from isthmus.xds.server.grpc_aio import GrpcAioTransport
 from isthmus.xds.server.metrics import XdsMetrics
@@ -129,8 +126,8 @@ class Bridge:
         for name in changed:
             if name in before and name in after:
                 same_kind = type(before[name]) is type(after[name])
-                status = self.hub.statuses[name] if same_kind else _status(after[name])
-                await self.hub.replace(_adapter(after[name], status), status)
+                status = self.hub.statuses[name] if same_kind else to_status(after[name])
+                await self.hub.replace(to_adapter(after[name], status), status)
             elif name in after:
                 self._add(after[name])
         new, gone = after.keys() - before.keys(), before.keys() - after.keys()
@@ -147,8 +144,8 @@ class Bridge:
         log.info("bridge.reloaded", registries=list(after), changed=changed)
 
     def _add(self, registry: Registry) -> None:
-        status = _status(registry)
-        self.hub.add(_adapter(registry, status), status)
+        status = to_status(registry)
+        self.hub.add(to_adapter(registry, status), status)
 
     async def _serve_http(self, address: str, metrics: CollectorRegistry) -> str:
         host, port = split_address(address, ["http", "address"])
@@ -199,16 +196,6 @@ def _look_ahead(config: Config) -> None:
         raise StartError(str(e)) from None
     for remark in remarks:
         log.warning("bridge.remark", remark=remark)
-
-
-def _status(registry: Registry) -> OriginStatus:
-    return OriginStatus(Origin(registry.name, "consul" if isinstance(registry, ConsulRegistry) else "file"))
-
-
-def _adapter(registry: Registry, status: OriginStatus) -> Adapter:
-    if isinstance(registry, ConsulRegistry):
-        return ConsulAdapter(status.origin, registry, status)
-    return FileAdapter(status.origin, registry, status)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -29,12 +29,15 @@ from typing import Annotated, Any
 import msgspec
 
 from isthmus.bridge.explain import Step, dotted, explain
-from isthmus.registry.consul import ConsulConfig
+from isthmus.registry.consul.config import ConsulConfig
 from isthmus.registry.drain import DrainRules
+from isthmus.registry.etcd.config import EtcdConfig
+from isthmus.registry.eureka.config import EurekaConfig
 from isthmus.registry.file import FileConfig
 from isthmus.registry.guard import GuardRules
 from isthmus.registry.marked_yaml import Marked, MarkedYAMLError, parse_marked_yaml
 from isthmus.registry.merge import MergeRules
+from isthmus.registry.nomad.config import NomadConfig
 
 MAX_BYTES = 1 << 20
 """Bytes of the configuration file, and of a file that `${file:...}` names."""
@@ -64,7 +67,28 @@ class FileRegistry(FileConfig, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str
 
 
-Registry = ConsulRegistry | FileRegistry
+class EurekaRegistry(
+    EurekaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="eureka"
+):
+    """Eureka servers to read."""
+
+    name: str
+
+
+class EtcdRegistry(EtcdConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="etcd"):
+    """An etcd cluster to read."""
+
+    name: str
+
+
+class NomadRegistry(NomadConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="nomad"):
+    """A Nomad to read."""
+
+    name: str
+
+
+NetworkRegistry = ConsulRegistry | EurekaRegistry | EtcdRegistry | NomadRegistry
+Registry = NetworkRegistry | FileRegistry
 
 
 class MeshConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -253,7 +277,10 @@ def _anchored(config: Config, folder: Path) -> Config:
     )
 
 
+_PATHS = ("path", "ca_file", "cert_file", "key_file", "token_file")
+"""Fields of registries that name files."""
+
+
 def _anchored_registry(registry: Registry, folder: Path) -> Registry:
-    fields = ("path",) if isinstance(registry, FileRegistry) else ("ca_file", "cert_file", "key_file")
-    paths = {f: str(folder / getattr(registry, f)) for f in fields if getattr(registry, f)}
+    paths = {f: str(folder / getattr(registry, f)) for f in _PATHS if getattr(registry, f, "")}
     return msgspec.structs.replace(registry, **paths)

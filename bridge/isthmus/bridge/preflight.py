@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from isthmus.bridge.config import Config, ConsulRegistry, FileRegistry
+from isthmus.bridge.config import Config, FileRegistry, NetworkRegistry
 from isthmus.bridge.state import StateError, read_virtual_ips
 
 
@@ -22,7 +22,7 @@ def preflight(config: Config) -> list[str]:
 
     """
     for registry in config.registries:
-        if isinstance(registry, ConsulRegistry):
+        if not isinstance(registry, FileRegistry):
             _check_tls(registry)
     try:
         read_virtual_ips(Path(config.state_dir), config.mesh.virtual_ips)
@@ -37,7 +37,7 @@ def _remarks(config: Config) -> Iterator[str]:
             yield f"registry {registry.name}: {registry.path} is not there (yet)"
 
 
-def _check_tls(registry: ConsulRegistry) -> None:
+def _check_tls(registry: NetworkRegistry) -> None:
     for field in ("ca_file", "cert_file", "key_file"):
         path = getattr(registry, field)
         try:

@@ -20,8 +20,12 @@ TICK = 15.0
 """Seconds after which the file is looked at again, event or not, and after which watching is tried again."""
 
 
-async def run(path: Path, config: Config) -> None:
-    """Serve until SIGTERM or SIGINT.
+CRASHED = 70
+"""Exit status after a programming error; EX_SOFTWARE of sysexits.h."""
+
+
+async def run(path: Path, config: Config) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit status: 0, or CRASHED.
 
     Raises:
         StartError: the bridge cannot start.
@@ -43,15 +47,18 @@ async def run(path: Path, config: Config) -> None:
     stopped = asyncio.create_task(stop.wait(), name="signal")
     try:
         done, _ = await asyncio.wait((stopped, *tasks), return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-        log.info("bridge.stopping")
+        crash = next((error for task in done if (error := task.exception())), None)
+        if crash is None:
+            log.info("bridge.stopping")
+        else:
+            log.critical("bridge.crashed", exc_info=crash)
     finally:
         for task in (stopped, *tasks):
             task.cancel()
         await asyncio.gather(stopped, *tasks, return_exceptions=True)
         await bridge.stop()
     log.info("bridge.stopped")
+    return CRASHED if crash else 0
 
 
 async def _watch(path: Path, seen: tuple[int, ...], reload: asyncio.Event) -> None:

@@ -24,11 +24,11 @@ def serve(
     config: Annotated[Path, Parameter(alias="-c")] = Path("isthmus.yaml"),
     check: Flag = False,
     log_level: Literal["debug", "info", "warning", "error"] = "info",
-) -> None:
+) -> int:
     """Run the bridge: read the registries and serve Envoys.
 
     SIGHUP, or a change of the file, reloads the registries; a file with an error changes nothing. SIGTERM drains and ends
-    with status 0. Logs go to standard error, as JSON unless that is a terminal.
+    with status 0; a crash ends with status 70. Logs go to standard error, as JSON unless that is a terminal.
 
     Examples:
         isthmus serve -c isthmus.yaml
@@ -48,11 +48,11 @@ def serve(
                 note(remark)
             names = ", ".join(r.name for r in loaded.registries)
             sys.stdout.write(f"{config}: can be used; registries: {names}\n")
-            return
+            return 0
         # Rich knows what this terminal can show, and NO_COLOR.
         terminal = Console(stderr=True)
         logs.configure(log_level, colors=terminal.color_system is not None and not terminal.no_color)
-        asyncio.run(run(config.absolute(), loaded))
+        return asyncio.run(run(config.absolute(), loaded))
     except (ConfigError, PreflightError, StartError) as e:
         raise CommandError(str(e)) from None
 

@@ -133,8 +133,8 @@ class TestReferences:
             "1: registries[0].default_protocol: expected http, http2, grpc, grpc-web, https, tls or tcp, got 'udp'",
         ),
         (
-            "registries: [{name: a, type: consul, max_connections: 1}]",
-            "1: registries[0].max_connections: expected a whole number from 18 to 10000, got 1",
+            "registries: [{name: a, type: consul, heartbeat: 0}]",
+            "1: registries[0].heartbeat: expected a number from 0.1 to 600, got 0",
         ),
         ("registries: [{name: a, type: consul, verify: 1}]",
             "1: registries[0].verify: expected true or false, got a whole number"),

@@ -216,8 +216,10 @@ class Watch:
 
     async def close(self) -> None:
         """End the stream: in order, which leaves none of gRPC's own tasks behind, or else at once."""
+        if self._call.done():
+            return
         with contextlib.suppress(TimeoutError, asyncio.InvalidStateError, grpc.aio.AioRpcError):
-            async with asyncio.timeout(0 if self._call.done() else GOODBYE):
+            async with asyncio.timeout(GOODBYE):
                 await self._call.done_writing()
                 while await self.reading() is not grpc.aio.EOF:
                     self._read = None

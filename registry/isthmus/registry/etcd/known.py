@@ -27,12 +27,9 @@ class Pair(msgspec.Struct, frozen=True, gc=False):
     permanent: bool
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True, gc=False):
     revision: int
-    parsed: Parsed
-
-
-_NOTHING = Parsed()
+    claims: tuple[Claim, ...]
 
 
 class _Below:
@@ -119,12 +116,12 @@ class Known:
         before = below.entries.get(pair.key)
         if before is not None and before.revision >= pair.revision:
             return
-        parsed = _NOTHING
+        parsed = Parsed()
         if below.layout is not None:
             parsed = parse_key(below.layout, pair.key, pair.value, below.rules, permanent=pair.permanent)
-        below.entries[pair.key] = _Entry(pair.revision, parsed)
+        below.entries[pair.key] = _Entry(pair.revision, parsed.claims)
         self.revision = max(self.revision, pair.revision)
-        self._replace(pair.key, before.parsed if before else _NOTHING, parsed)
+        self._replace(pair.key, before.claims if before else (), parsed)
 
     def delete(self, prefix: int, key: bytes, revision: int) -> None:
         """A key was deleted, or its lease ended."""
@@ -133,30 +130,29 @@ class Known:
         self.revision = max(self.revision, revision)
         if before is not None and before.revision < revision:
             del below.entries[key]
-            self._replace(key, before.parsed, _NOTHING)
+            self._replace(key, before.claims, Parsed())
 
-    def _replace(self, key: bytes, old: Parsed, new: Parsed) -> None:
-        if old.claims != new.claims:
-            for service in {claim.key for claim in old.claims}:
+    def _replace(self, key: bytes, old: tuple[Claim, ...], new: Parsed) -> None:
+        if old != new.claims:
+            for service in {claim.key for claim in old}:
                 self._claims[service].pop(key, None)
                 self._touched.add(service)
-            for claim in new.claims:
-                of_key = self._claims.setdefault(claim.key, {})
-                of_key[key] = (*of_key.get(key, ()), claim)
-                self._touched.add(claim.key)
-        if old.reasons != new.reasons:
+            for service in {claim.key for claim in new.claims}:
+                self._claims.setdefault(service, {})[key] = new.claims
+                self._touched.add(service)
+        if self._bad.get(key, ()) != new.reasons:
             self._remarked = True
             if new.reasons:
                 self._bad[key] = new.reasons
             else:
-                self._bad.pop(key, None)
+                del self._bad[key]
 
     # What the consumer gets.
 
     def settle(self) -> bool:
         """Make the services anew whose keys changed; returns whether anything differs from the last snapshot taken."""
         for key in self._touched:
-            claims = [claim for of_key in self._claims[key].values() for claim in of_key]
+            claims = [claim for of_key in self._claims[key].values() for claim in of_key if claim.key == key]
             service, reasons = to_service(claims) if claims else (None, ())
             if not claims:
                 del self._claims[key]

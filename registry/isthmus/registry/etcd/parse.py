@@ -46,7 +46,7 @@ class Rules(msgspec.Struct, frozen=True):
     default_port: int = 80
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """One instance that a key announces."""
 
     key: ServiceKey
@@ -102,7 +102,7 @@ def _claims(key: str, found: Found, rules: Rules, reasons: list[str], *, permane
     for host, here in groupby(sorted(endpoints, key=lambda e: (e.host != first, e.host)), key=lambda e: e.host):
         id_ = key if not found.name else f"{key}#{found.name}"
         yield Claim(
-            key=ServiceKey(rules.namespace, found.service),
+            key=_service_key(rules.namespace, found.service),
             instance=Instance(
                 id=id_ if host == first else f"{id_}@{host}",
                 origin=rules.origin,
@@ -111,8 +111,8 @@ def _claims(key: str, found: Found, rules: Rules, reasons: list[str], *, permane
                 # Presence is all that etcd knows of health: the lease is kept alive.
                 health=Health.HEALTHY if found.weight else Health.UNHEALTHY,
                 weight=min(max(found.weight, 1), MAX_WEIGHT),
-                locality=_locality(found.labels),
-                labels=dict(sorted(found.labels.items())),
+                locality=_locality(found.labels.get("region", ""), found.labels.get("zone", "")),
+                labels=_shared_labels(tuple(sorted(found.labels.items()))),
                 provenance=_provenance(rules.layout, permanent),
             ),
             rules=rules,
@@ -136,10 +136,27 @@ def _ports(endpoints: Iterable[Endpoint], rules: Rules, reasons: list[str]) -> M
     return _shared_ports(tuple(sorted(ports.items())))
 
 
+# Instances have much in common: there is one value of each for all of them.
+
+
+@lru_cache(4096)
+def _service_key(namespace: str, name: str) -> ServiceKey:
+    return ServiceKey(namespace, name)
+
+
 @lru_cache(4096)
 def _shared_ports(items: tuple[tuple[str, int], ...]) -> Mapping[str, int]:
-    """Most instances have the same ports: one mapping for all of them."""
     return dict(items)
+
+
+@lru_cache(4096)
+def _shared_labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    return dict(items)
+
+
+@lru_cache(4096)
+def _locality(region: str, zone: str) -> Locality:
+    return Locality(region, zone)
 
 
 @lru_cache(256)
@@ -147,11 +164,7 @@ def _provenance(layout: str, permanent: bool) -> Mapping[str, str]:
     return {"layout": layout} | ({"lease": "none: the key is permanent"} if permanent else {})
 
 
-def _locality(labels: Mapping[str, str]) -> Locality:
-    return Locality(labels.get("region", ""), labels.get("zone", ""))
-
-
-@lru_cache(65_536)
+@lru_cache(4096)
 def _address(host: str) -> str:
     if host.startswith("unix://"):
         if not host.startswith("unix:///") or "\0" in host:

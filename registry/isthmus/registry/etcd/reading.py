@@ -1,7 +1,7 @@
-"""One iteration of the adapter: list everything at one revision, then watch from the next one.
+"""One iteration of the adapter: list everything at one revision, then watch from there.
 
-Every page of the listing is of the same revision. From the revision after it, each prefix is watched, and whole revisions of a
-prefix are applied at once. When the member fails, another one is asked to go on from where each prefix got to, which loses
+Every page of the listing is of the same revision. From there each prefix is watched, and whole revisions of a prefix are applied
+at once. When the member fails, another one is asked to go on from where each prefix got to, which loses
 nothing. When etcd no longer has that revision (it was compacted), everything is listed again and compared with what is known.
 When another cluster answers, or one that knows less, a backup was restored: then this iteration ends, for what is missing from
 such an answer was not seen to go.
@@ -127,27 +127,41 @@ class Reading:
     async def _list(self) -> None:
         """Make what is known what etcd holds at one revision."""
         for attempt in range(LISTINGS):
-            revision, listings = 0, list[list[Pair]]()
             try:
+                revision = 0
                 for n in range(len(self._revisions)):
-                    pairs, revision = await self._session.range(n, revision)
-                    listings.append(pairs)
+                    revision = await self._list_one(n, revision)
                 break
             except CompactedError:
                 if attempt == LISTINGS - 1:
                     raise
         self._detect_at = None
-        for n, pairs in enumerate(listings):
-            if self._known.undetected(n):
-                self._detect(n, pairs)
-            for gone in set(self._known.keys(n)).difference(pair.key for pair in pairs):
-                self._known.delete(n, gone, revision)
-            for position, pair in enumerate(pairs):
-                self._known.put(n, pair)
-                if position % BATCH == BATCH - 1:
-                    await asyncio.sleep(0)
         self._known.revision = max(self._known.revision, revision)
         self._revisions = [revision] * len(self._revisions)
+
+    async def _list_one(self, n: int, revision: int) -> int:
+        """One prefix, at a revision or the newest; returns the revision."""
+        unread: list[Pair] = []
+        listed: set[bytes] = set()
+        async for page, at in self._session.pages(n, revision):
+            revision = at
+            listed.update(pair.key for pair in page)
+            if self._known.undetected(n):
+                unread += page  # which layout it is, shows when all is there
+            else:
+                self._put_all(n, page)
+        if self._known.undetected(n):
+            self._detect(n, unread)
+            for start in range(0, len(unread), BATCH):
+                self._put_all(n, unread[start : start + BATCH])
+                await asyncio.sleep(0)
+        for gone in set(self._known.keys(n)) - listed:
+            self._known.delete(n, gone, revision)
+        return revision
+
+    def _put_all(self, n: int, pairs: list[Pair]) -> None:
+        for pair in pairs:
+            self._known.put(n, pair)
 
     def _detect(self, n: int, pairs: list[Pair]) -> None:
         found = self._known.detect(n, pairs)
@@ -170,19 +184,18 @@ class Reading:
         if message.fragment:
             self._fragments[message.watch_id] = events  # the rest of the revision comes next
             return
-        if not events:
+        n = message.watch_id - 1
+        news = [event for event in events if event.kv.mod_revision > self._revisions[n]]
+        if not news:
             return
         self._stats.wake_up()
         self._compactions = 0
-        n = message.watch_id - 1
-        for event in events:
-            if event.kv.mod_revision <= self._revisions[n]:
-                continue  # a listing since then had it
+        for event in news:
             if event.type == rpc.Event.DELETE:
                 self._known.delete(n, event.kv.key, event.kv.mod_revision)
             else:
                 self._put(n, to_pair(event.kv))
-        self._revisions[n] = max(self._revisions[n], events[-1].kv.mod_revision)
+        self._revisions[n] = news[-1].kv.mod_revision
 
     def _put(self, n: int, pair: Pair) -> None:
         self._known.put(n, pair)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -110,10 +110,9 @@ class Session:
             await self._watch.close()
         await self._member.close()
 
-    async def range(self, prefix: int, revision: int) -> tuple[list[Pair], int]:
+    async def pages(self, prefix: int, revision: int) -> AsyncIterator[tuple[list[Pair], int]]:
         """All keys of one prefix, by its position in the configuration, at a revision, 0 for the newest; and the revision."""
         key, end = self._ranges[prefix]
-        pairs: list[Pair] = []
         while True:
             request = rpc.RangeRequest(key=key, range_end=end, limit=self._page, revision=revision)
             try:
@@ -124,20 +123,21 @@ class Session:
                 self._page = max(1, self._page // 10)
                 continue
             revision = revision or answer.header.revision
-            pairs += [to_pair(kv) for kv in answer.kvs]
+            yield [to_pair(kv) for kv in answer.kvs], revision
             if not answer.more or not answer.kvs:
-                return pairs, revision
+                return
             key = answer.kvs[-1].key + b"\0"
 
     async def watch(self, revisions: Sequence[int]) -> None:
-        """Watch every prefix from after its revision, on one new stream."""
+        """Watch every prefix from its revision on, which is told once more, on one new stream.
+
+        etcd 3.6 gives no sign of life to a watch that begins with a revision that is still to come.
+        """
         if self._watch is not None:
             await self._watch.close()
         self._watch = self._member.watch()
         await self._watch.create(
-            rpc.WatchCreateRequest(
-                key=key, range_end=end, start_revision=revisions[n] + 1, watch_id=n + 1, fragment=True
-            )
+            rpc.WatchCreateRequest(key=key, range_end=end, start_revision=revisions[n], watch_id=n + 1, fragment=True)
             for n, (key, end) in enumerate(self._ranges)
         )
         self._heard_at = self._asked_at = self._clock()  # it has to say that the watches are there

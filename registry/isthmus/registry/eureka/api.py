@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 from collections.abc import Callable
 from typing import TypeVar
@@ -49,9 +50,7 @@ class EurekaApi:
         secure = any(a.startswith("https://") for a in config.addresses)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=16, ssl=_tls(config) if secure else True),
-            # Eureka's default is XML.
-            headers={"Accept": "application/json", "User-Agent": "isthmus"},
-            auth=aiohttp.BasicAuth(config.user, config.password, "utf-8") if config.user else None,
+            headers=_headers(config),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
@@ -108,6 +107,14 @@ class EurekaApi:
             raise AdapterError(f"{asked}: {str(e) or type(e).__name__}") from e
         self._stats.read()
         return answer
+
+
+def _headers(config: EurekaConfig) -> dict[str, str]:
+    headers = {"Accept": "application/json", "User-Agent": "isthmus"}  # Eureka's default is XML
+    if config.user:
+        credentials = base64.b64encode(f"{config.user}:{config.password}".encode()).decode()
+        headers["Authorization"] = f"Basic {credentials}"
+    return headers
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

@@ -35,6 +35,8 @@ class FeedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         host, port = self.address
         if bool(self.user) != bool(self.password):
             raise ValueError("feed: user and password, both or none")
+        if ":" in self.user:
+            raise ValueError(f"feed.user {self.user!r}: no colon in it, please (RFC 7617 section 2)")
         if not self.password and not ipaddress.ip_address(host).is_loopback:
             raise ValueError(
                 f"feed.listen {self.listen!r}: others than this machine can reach it, so user and password are needed "
@@ -111,6 +113,8 @@ class EurekaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("ca_file, cert_file and key_file need https:// addresses")
         if self.password and not self.user:
             raise ValueError("password: it needs a user")
+        if ":" in self.user:
+            raise ValueError(f"user {self.user!r}: no colon in it, please (RFC 7617 section 2)")
 
     def __repr__(self) -> str:
         return f"EurekaConfig(addresses={self.addresses!r}, user={self.user!r}, feed={self.feed!r})"

@@ -18,7 +18,7 @@ import msgspec
 
 from isthmus.registry.eureka.answers import Application, Entry, Lease, Record
 from isthmus.registry.eureka.parse import Parsed, Rules, Sighting, parse_service
-from isthmus.registry.eureka.replication import CANCEL, REGISTER, Change
+from isthmus.registry.eureka.replication import CANCEL, DELETE_STATUS_OVERRIDE, REGISTER, STATUS_UPDATE, Change
 from isthmus.registry.model import Origin, Quarantined, Service, ServiceKey, Snapshot
 
 Key = tuple[str, str]
@@ -173,10 +173,10 @@ class Known:
             return True
         if known is None or change.dirty > known.dirty:
             return False
-        if change.status:
+        if change.action in (STATUS_UPDATE, DELETE_STATUS_OVERRIDE):
             overridden = change.status if change.overrides else "UNKNOWN"
             self._feed(key, msgspec.structs.replace(known, status=change.status, overridden=overridden), now)
-        return True
+        return True  # a heartbeat lifts nothing, whatever status it brings
 
     @property
     def full(self) -> bool:
@@ -190,7 +190,7 @@ class Known:
         self._silent = set(keys)
 
     def take_over(self, other: Known) -> None:
-        """Take from another what no listing shows: the feed's changes, missed heartbeats, and what was overdue at its last one."""
+        """Take from another what no listing shows: the feed's changes, missed heartbeats, what was overdue at its last one."""
         self._fed = {app: dict(said) for app, said in other._fed.items()}
         self._fed_count = other._fed_count
         self._silent = set(other._silent)

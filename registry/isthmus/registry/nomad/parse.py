@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from isthmus.registry.model import Health, Instance, Locality, Origin, Port, Protocol, Quarantined, Service, ServiceKey
+from isthmus.registry.model import Instance, Locality, Origin, Port, Protocol, Quarantined, Service, ServiceKey
 from isthmus.registry.nomad.answers import Registration, ServiceName
 from isthmus.registry.nomad.health import Evidence, judge
 
@@ -25,6 +25,7 @@ class Rules(msgspec.Struct, frozen=True):
 
     default_protocol: Protocol = Protocol.HTTP
     default_port: int = 80
+    region: str = ""
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -53,10 +54,8 @@ def key_of(service: ServiceName) -> ServiceKey:
     return ServiceKey(service.namespace, service.name)
 
 
-def parse_service(
-    origin: Origin, name: ServiceName, listed: Sequence[Listed], region: str, rules: Rules, now: float
-) -> Parsed:
-    """All registrations of one service, as one service."""
+def parse_service(origin: Origin, name: ServiceName, listed: Sequence[Listed], rules: Rules, now: float) -> Parsed:
+    """All registrations of one service, as one service, at the monotonic second `now`."""
     quarantined: list[Quarantined] = []
     usable: list[tuple[Listed, str]] = []
     for one in sorted(listed, key=lambda one: one.registration.id):
@@ -71,28 +70,22 @@ def parse_service(
     for one, address in usable:
         weight, remark = _weight(one.registration)
         remarks += remark
-        instances.append(_instance(origin, one, address, port.name, weight, region, now))
+        health, reason = judge(one.evidence, now)
+        instance = Instance(
+            id=one.registration.id,
+            origin=origin.name,
+            address=address,
+            ports={port.name: one.registration.port},
+            health=health,
+            weight=weight,
+            locality=_locality(one, rules.region),
+            labels=_labels(one),
+            provenance=_provenance(one, reason),
+        )
+        instances.append(instance)
     quarantined += [Quarantined(origin.name, where, reason) for where, reason in remarks]
     service = Service(key_of(name), (port,), tuple(instances), _hostnames(name))
     return Parsed(service, tuple(sorted(quarantined)))
-
-
-def _instance(
-    origin: Origin, one: Listed, address: str, port_name: str, weight: int, region: str, now: float
-) -> Instance:
-    registration, evidence = one.registration, one.evidence
-    health, reason = judge(evidence, now)
-    return Instance(
-        id=registration.id,
-        origin=origin.name,
-        address=address,
-        ports={port_name: registration.port},
-        health=health,
-        weight=weight,
-        locality=_locality(one, region),
-        labels=_labels(one),
-        provenance=_provenance(one, "" if health is Health.HEALTHY else reason),
-    )
 
 
 def _address(registration: Registration) -> str:

@@ -18,6 +18,7 @@ from isthmus.registry.eureka import EurekaConfig, FeedConfig
         ({"addresses": ["http://eureka:8761/eureka?x=1"]}, "expected http://host:port/eureka"),
         ({"addresses": ["http://me:s3cret@eureka:8761/eureka"]}, "addresses[0]: no user or password in it"),
         ({"password": "s3cret"}, "password: it needs a user"),
+        ({"user": "a:b", "password": "s3cret"}, "user 'a:b': no colon"),
         ({"cert_file": "a.pem"}, "cert_file and key_file: both or none"),
         ({"ca_file": "a.pem"}, "need https:// addresses"),
         ({"poll_interval": 0}, ">= 0.1"),

@@ -69,16 +69,35 @@ def test_a_new_name_is_answered_after_a_refusal(talk: SotwTalk) -> None:
     assert talk.ask(EDS, ["a", "b"]) == ["EDS b"]
 
 
-def test_a_stale_nonce_is_ignored_wholly(talk: SotwTalk) -> None:
-    """Rule 13: the answer to the newer response will carry the list."""
+def test_a_stale_nonce_is_not_answered(talk: SotwTalk) -> None:
+    """Rule 13: the answer to the response in flight brings the list once more."""
     talk.ask(EDS, ["a"])
     old = talk.last[EDS].nonce
     talk.ack(EDS)
     talk.put(EDS, "a", content=1)
-    assert talk.request(EDS, ["a", "b"], nonce=old).outcome is Outcome.STALE
+    received = talk.request(EDS, ["a", "b"], nonce=old)
+    assert (received.outcome, received.settled) == (Outcome.STALE, None)
     assert talk.sent() == []
-    talk.names[EDS] = ["a", "b"]
     assert talk.ack(EDS) == ["EDS b"]
+
+
+def test_a_stale_nonce_with_nothing_in_flight_is_ignored_wholly(talk: SotwTalk) -> None:
+    talk.ask(EDS, ["a"])
+    talk.ack(EDS)
+    talk.request(EDS, ["a", "b"], nonce="of no response")
+    assert talk.sent() == []
+    assert talk.stream.status()[0].subscribed == 1
+
+
+def test_what_a_client_drops_and_asks_for_again_while_a_response_crosses(talk: SotwTalk) -> None:
+    """Rules 13 and 14: both its lists are stale, and it has forgotten what was missing in the first."""
+    talk.ask(EDS, ["a", "b"])
+    old = talk.last[EDS].nonce
+    talk.ack(EDS)
+    talk.put(EDS, "b", content=1)
+    talk.request(EDS, ["b"], nonce=old)
+    talk.request(EDS, ["a", "b"], nonce=old)
+    assert talk.ack(EDS) == ["EDS a"]
 
 
 def test_an_empty_nonce_is_never_stale(talk: SotwTalk) -> None:

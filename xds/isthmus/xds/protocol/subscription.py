@@ -65,6 +65,8 @@ class Subscription:
         self._named |= bool(names)
         wildcard = self._allows_wildcard and (WILDCARD in names or not self._named)
         names.discard(WILDCARD)
+        if names == self.names and wildcard == self.wildcard:
+            return _NO_SHIFT  # an acknowledgement repeats the list, of thousands of names perhaps
         before, self.names = self.names, names
         was_wildcard, self.wildcard = self.wildcard, wildcard
         return Shift(
@@ -100,6 +102,9 @@ class Subscription:
             repeated=wildcard and was_wildcard,
             narrowed=was_wildcard and not self.wildcard,
         )
+
+
+_NO_SHIFT = Shift()
 
 
 def _check(names: int) -> None:

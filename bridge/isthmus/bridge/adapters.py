@@ -1,0 +1,52 @@
+"""From a registry's settings to its adapter."""
+
+from __future__ import annotations
+
+from isthmus.bridge.config import (
+    ConsulRegistry,
+    EtcdRegistry,
+    EurekaRegistry,
+    FileRegistry,
+    NomadRegistry,
+    Registry,
+)
+from isthmus.registry.adapter import Adapter
+from isthmus.registry.consul import ConsulAdapter
+from isthmus.registry.etcd import EtcdAdapter
+from isthmus.registry.eureka import EurekaAdapter
+from isthmus.registry.file import FileAdapter
+from isthmus.registry.model import Origin
+from isthmus.registry.nomad import NomadAdapter
+from isthmus.registry.origin import OriginStatus
+
+
+def to_status(registry: Registry) -> OriginStatus:
+    """A status that knows who and where the registry is."""
+    return OriginStatus(Origin(registry.name, str(registry.__struct_config__.tag)), _address(registry))
+
+
+def to_adapter(registry: Registry, status: OriginStatus) -> Adapter:
+    """The adapter of a registry, which counts its reads in `status`."""
+    match registry:
+        case ConsulRegistry():
+            return ConsulAdapter(status.origin, registry, status)
+        case EurekaRegistry():
+            return EurekaAdapter(status.origin, registry, status)
+        case EtcdRegistry():
+            return EtcdAdapter(status.origin, registry, status)
+        case NomadRegistry():
+            return NomadAdapter(status.origin, registry, status)
+        case FileRegistry():
+            return FileAdapter(status.origin, registry, status)
+
+
+def _address(registry: Registry) -> str:
+    match registry:
+        case ConsulRegistry() | NomadRegistry():
+            return registry.address
+        case EurekaRegistry():
+            return ", ".join(registry.addresses)
+        case EtcdRegistry():
+            return ", ".join(registry.endpoints)
+        case FileRegistry():
+            return registry.path

@@ -1,0 +1,185 @@
+"""A session between a model client and a real stream: messages that cross, and an auditor of what the server sends."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
+
+from isthmus.xds.protocol.delta import DeltaStream
+from isthmus.xds.protocol.response import Received, Response
+from isthmus.xds.protocol.sotw import SotwStream
+from isthmus.xds.resource import ResourceSnapshot, SetVersion, TypeUrl
+from tests.model.client import WHOLE, Client, Request, SotwClient
+from tests.model.served import CDS, EDS, ORDER
+
+
+class Session:
+    """A client, a stream, and the messages that are under way.
+
+    The auditor keeps what was last offered by name, and takes a name off when the server has read a request that asks for it
+    anew. Whatever is then offered a second time at the same version was needless.
+    """
+
+    def __init__(self, client: Client, snapshot: ResourceSnapshot) -> None:
+        self.client = client
+        self.now = 0.0
+        self.sent: Counter[TypeUrl] = Counter()
+        """Resources and removals by type, in all."""
+        self.bound_ran_out = False
+        self.connect(snapshot)
+
+    def connect(self, snapshot: ResourceSnapshot) -> None:
+        """A new stream; what was under way is lost."""
+        self.stream = SotwStream(snapshot) if isinstance(self.client, SotwClient) else DeltaStream(snapshot)
+        self.inbox: deque[Response] = deque()
+        self.offered: dict[TypeUrl, dict[str, str]] = {t: {} for t in ORDER}
+        self.unanswered: set[TypeUrl] = set()
+        self.whole: set[TypeUrl] = set()
+        """Types that are asked for as a whole."""
+        self.named: set[TypeUrl] = set()
+        """Types for which there have been names."""
+        self.owed: dict[TypeUrl, set[str]] = {t: set() for t in ORDER}
+        """Names asked for anew and not answered since."""
+        self.in_flight: dict[TypeUrl, str] = {}
+        self.nonces: set[str] = set()
+        self.renewed: set[str] = set()
+        """Clusters sent on this stream."""
+        self.opened: dict[TypeUrl, set[str]] = {}
+        self._last_nonce: dict[TypeUrl, str] = {}
+        self._snapshot = snapshot
+
+    def update(self, snapshot: ResourceSnapshot) -> None:
+        self._snapshot = snapshot
+        self.stream.update(snapshot)
+        self.pump()
+
+    def pump(self) -> None:
+        """Let the server send what is due."""
+        for response in self.stream.responses(self.now):
+            self._audit(response)
+            self.inbox.append(response)
+            self.sent[TypeUrl(response.type_url)] += len(response.resources) + len(response.removed)
+        assert not self.stream.responses(self.now), "asked again, it sends more"
+
+    def to_server(self) -> Received:
+        """The server reads the client's oldest request."""
+        request = self.client.outbox.popleft()
+        self._expect(request)
+        received = self.stream.receive(request, self.now)  # type: ignore[arg-type]
+        self.pump()
+        return received
+
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        wake_at = self.stream.wake_at
+        self.now += seconds
+        if wake_at is not None and wake_at <= self.now:
+            self.bound_ran_out = True
+        self.pump()
+
+    def _expect(self, request: Request) -> None:
+        """Follow, in the server's place, what a request makes due."""
+        type_url = TypeUrl(request.type_url)
+        nonce = request.response_nonce
+        first = type_url not in self.opened
+        before = self.opened.setdefault(type_url, set())
+        offered = self.offered[type_url]
+        if nonce and self.in_flight.get(type_url) == nonce:
+            del self.in_flight[type_url]
+        if isinstance(request, DiscoveryRequest):
+            if nonce and nonce != self._last_nonce.get(type_url, nonce) and type_url not in self.in_flight:
+                return
+            names = set(request.resource_names)
+            asked = names - before
+            if names:
+                self.named.add(type_url)
+            self._follow_wildcard(type_url, "*" in names or type_url not in self.named, "*" not in names)
+            if first and type_url in self.whole:
+                asked.add("*")
+            self.opened[type_url] = names
+            dropped = {n for n in before - names if not self._wants(type_url, n)}
+            if first and request.version_info == self._version_of_wanted(type_url):
+                offered.update(
+                    (n, r.version) for n, r in self._snapshot.of_type(type_url).items() if self._wants(type_url, n)
+                )
+                asked.clear()
+        else:
+            asked, dropped = set(request.resource_names_subscribe), set(request.resource_names_unsubscribe)
+            if first and not asked and type_url in WHOLE:
+                asked.add("*")
+            self._follow_wildcard(type_url, "*" in asked, "*" in dropped)
+            self.opened[type_url] = (before - dropped) | asked
+            if first:
+                offered.update(request.initial_resource_versions)
+                if request.initial_resource_versions:
+                    asked -= {"*", *request.initial_resource_versions}
+            elif "*" in asked:
+                offered.clear()
+            if dropped and type_url in self.whole:
+                self.unanswered.add(type_url)
+        dropped |= {n for n in offered if not self._wants(type_url, n)}
+        if asked:
+            self.unanswered.add(type_url)
+        self.owed[type_url] = (self.owed[type_url] - dropped) | (asked - {"*"})
+        for name in asked | dropped:
+            offered.pop(name, None)
+        if first and type_url == EDS:
+            for name in self.renewed:
+                offered.pop(name, None)
+
+    def check_answered(self) -> None:
+        """With nothing under way, whatever was asked for has been answered, if only by its absence where that can be told."""
+        for type_url, names in self.owed.items():
+            silent = isinstance(self.client, SotwClient) and type_url not in WHOLE
+            owed = names & self._snapshot.of_type(type_url).keys() if silent else names
+            assert not owed, f"never answered: {type_url.short} {sorted(owed)}"
+
+    def _follow_wildcard(self, type_url: TypeUrl, begins: bool, ends: bool) -> None:
+        if type_url in WHOLE and begins:
+            self.whole.add(type_url)
+        elif ends:
+            self.whole.discard(type_url)
+
+    def _wants(self, type_url: TypeUrl, name: str) -> bool:
+        return type_url in self.whole or name in self.opened[type_url]
+
+    def _version_of_wanted(self, type_url: TypeUrl) -> str:
+        return str(SetVersion.of(r for n, r in self._snapshot.of_type(type_url).items() if self._wants(type_url, n)))
+
+    def _audit(self, response: Response) -> None:
+        type_url = TypeUrl(response.type_url)
+        assert type_url in self.opened, f"unsolicited: {response}"
+        assert type_url not in self.in_flight, f"two in flight: {response}"
+        assert response.nonce not in self.nonces, f"a nonce twice: {response}"
+        names = [r.name for r in response.resources]
+        assert len({*names, *response.removed}) == len(names) + len(response.removed), f"a name twice: {response}"
+        assert all(self._wants(type_url, n) for n in names), f"not asked for: {response}"
+        self.nonces.add(response.nonce)
+        self.in_flight[type_url] = self._last_nonce[type_url] = response.nonce
+        offered, got = self.offered[type_url], {r.name: r.version for r in response.resources}
+        before = dict(offered)
+        whole = isinstance(self.client, SotwClient) and type_url in WHOLE
+        unanswered = type_url in self.unanswered
+        self.unanswered.discard(type_url)
+        self.owed[type_url] -= self.owed[type_url] if whole else {*names, *response.removed}
+        if whole:
+            assert unanswered or got != offered, f"nothing new: {response}"
+            self.offered[type_url] = got
+        else:
+            assert unanswered or got or response.removed, f"empty: {response}"
+            again = {n for n, v in got.items() if offered.get(n) == v}
+            assert not again, f"sent again: {again} in {response}"
+            offered.update(got)
+            for name in response.removed:
+                offered.pop(name, None)
+        if isinstance(self.client, SotwClient):
+            having = SetVersion()
+            for name, version in self.offered[type_url].items():
+                having = having.replace(name, None, version)
+            assert response.version == str(having), f"not the version of what it now has: {response}"
+        if type_url == CDS:  # the endpoints of what is new or changed must be sent again
+            for name, version in got.items():
+                if not whole or before.get(name) != version:
+                    self.offered[EDS].pop(name, None)
+                    self.renewed.add(name)
