@@ -22,7 +22,7 @@ COMMANDS = {
 
 app = cyclopts.App(
     name="isthmus",
-    help="Carries the services of Consul and files into Envoy over xDS, without Kubernetes.",
+    help="Carries the services of Consul, Eureka, etcd, Nomad and files into Envoy over xDS, without Kubernetes.",
     help_format="plaintext",
     help_epilogue="Exit status: 0 done, 1 could not be done, 2 wrong command line, 3 (proxy-status) a proxy lags behind.",
     version_flags=["--version"],

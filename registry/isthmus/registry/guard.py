@@ -3,9 +3,10 @@
 Theory of operation. An instance that disappears while a watch is running was seen to go: a deregistration, which passes at once.
 An instance that is missing from a *complete listing after an interruption* was not seen to go, and two findings make such an
 absence suspect: the registry's position went back (it was restarted empty, or restored from an old copy), or more than half of
-the instances are gone at once. Suspect absences are held: the instance stays as it was, for `GuardRules.hold` seconds, or until
+the instances are gone at once. A third makes the absence of whole services suspect: the listing does not name all that there
+may be (`Snapshot.unlisted`). Suspect absences are held: the instance stays as it was, for `GuardRules.hold` seconds, or until
 it turns up again, after which its next disappearance counts as seen. Where the adapter itself says that absence proves nothing
-(`Snapshot.doubt`: filtered by ACLs, still syncing), it is held for as long as the doubt lasts.
+(`Snapshot.doubt` of everything, `Snapshot.doubts` of single services), it is held for as long as that doubt lasts.
 """
 
 from __future__ import annotations
@@ -63,17 +64,22 @@ def guard(before: Guarded | None, incoming: Snapshot, now: float, *, relisted: b
     """
     if before is None or rules.hold <= 0:
         return Guarded(incoming, incoming)
-    reason, until = _suspicion(before.admitted, incoming, now, relisted=relisted, rules=rules)
+    general = _suspicion(before.admitted, incoming, now, relisted=relisted, rules=rules)
     holds = {
         at: hold
         for at, hold in before.holds.items()
         if is_absent(hold.key, hold.instance, incoming) and not _over(hold, incoming, now)
     }
-    if reason:
+    if general or incoming.doubts or incoming.unlisted:
         for key in _shrunken(before.admitted, incoming):
+            suspicion = _suspicion_of(key, incoming, now, general, relisted=relisted, rules=rules)
+            if suspicion is None:
+                continue
             for instance in before.admitted.services[key].instances:
-                if is_absent(key, instance, incoming):
-                    holds.setdefault((key, instance.id), Hold(key, instance, reason, now, until))
+                hold = holds.get((key, instance.id))
+                lasts = hold is not None and (hold.until is None or suspicion.until is not None)
+                if not lasts and is_absent(key, instance, incoming):
+                    holds[key, instance.id] = Hold(key, instance, suspicion.reason, now, suspicion.until)
     return _admit(before, incoming, holds)
 
 
@@ -85,22 +91,41 @@ def expire(before: Guarded, now: float, released: frozenset[tuple[ServiceKey, st
     return _admit(before, msgspec.structs.replace(before.incoming, changed=frozenset()), holds)
 
 
+class _Suspicion(msgspec.Struct, frozen=True):
+    """Why an absence is not believed, and until when; None means for as long as the doubt lasts."""
+
+    reason: str
+    until: float | None
+
+
 def _suspicion(
     before: Snapshot, incoming: Snapshot, now: float, *, relisted: bool, rules: GuardRules
-) -> tuple[str, float | None]:
+) -> _Suspicion | None:
+    """What holds for every absence."""
     if incoming.doubt:
-        return incoming.doubt, None
+        return _Suspicion(incoming.doubt, None)
     if not relisted:
-        return "", None
+        return None
     if before.cursor.isdecimal() and incoming.cursor.isdecimal() and int(incoming.cursor) < int(before.cursor):
         reason = (
             f"the registry's position went back from {before.cursor} to {incoming.cursor}: restarted empty or restored"
         )
-        return reason, now + rules.hold
+        return _Suspicion(reason, now + rules.hold)
     had, has = _count(before), _count(incoming)
     if had and has < had * (1 - rules.shrink):
-        return f"only {has} of {had} instances were left after an interruption", now + rules.hold
-    return "", None
+        return _Suspicion(f"only {has} of {had} instances were left after an interruption", now + rules.hold)
+    return None
+
+
+def _suspicion_of(
+    key: ServiceKey, incoming: Snapshot, now: float, general: _Suspicion | None, *, relisted: bool, rules: GuardRules
+) -> _Suspicion | None:
+    """What holds for the absences of one service; a doubt outlasts the finding that has an end."""
+    if (doubt := incoming.doubts.get(key)) and not incoming.doubt:
+        return _Suspicion(doubt, None)
+    if general is None and relisted and incoming.unlisted and key not in incoming.services:
+        return _Suspicion(incoming.unlisted, now + rules.hold)
+    return general
 
 
 def _count(snapshot: Snapshot) -> int:
@@ -113,7 +138,9 @@ def _shrunken(before: Snapshot, incoming: Snapshot) -> list[ServiceKey]:
 
 
 def _over(hold: Hold, incoming: Snapshot, now: float) -> bool:
-    return not incoming.doubt if hold.until is None else hold.until <= now
+    if hold.until is None:
+        return not incoming.doubt and hold.key not in incoming.doubts
+    return hold.until <= now
 
 
 def _admit(before: Guarded, incoming: Snapshot, holds: Mapping[tuple[ServiceKey, str], Hold]) -> Guarded:

@@ -133,8 +133,12 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Everything that one origin knows, at one moment.
 
     `cursor` is the platform's position (Consul index, etcd revision), for people and for the guard. `changed` names the keys
-    that differ from the snapshot yielded before it by the same iteration; None means "compare all". `doubt` is empty, or the
-    reason why what is *absent* here proves nothing (an ACL filtered the answer, the server is still syncing).
+    that differ from the snapshot yielded before it by the same iteration; None means "compare all".
+
+    Absence may prove nothing. `doubt` is the reason why, where that holds for all of it (the server is still syncing), else
+    empty; `doubts` has the reasons for single services and their instances (an ACL filtered the answer about them), whether or
+    not they are in `services`. `unlisted` is the reason why services may exist that a complete listing did not name: whoever
+    goes on watching asks for those that it knew and puts what it cannot tell into `doubts`; whoever begins anew cannot ask.
     """
 
     origin: Origin
@@ -143,6 +147,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     changed: frozenset[ServiceKey] | None = None
     quarantined: tuple[Quarantined, ...] = ()
     doubt: str = ""
+    doubts: Mapping[ServiceKey, str] = {}
+    unlisted: str = ""
 
 
 class Conflict(msgspec.Struct, frozen=True, order=True, gc=False):

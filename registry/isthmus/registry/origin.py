@@ -23,6 +23,10 @@ class OriginStatus:
     stale_since: float | None = None
     error: str = ""
     doubt: str = ""
+    """Why absence proves nothing, of everything or of `doubted` services, which the text names."""
+    doubted: int = 0
+    unlisted: str = ""
+    """Why its listings may not name every service there is."""
     reads: int = 0
     errors: int = 0
     wake_ups: int = 0

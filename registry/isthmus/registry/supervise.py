@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from isthmus.registry.adapter import Adapter, AdapterError
-from isthmus.registry.model import Snapshot
+from isthmus.registry.model import ServiceKey, Snapshot
 from isthmus.registry.origin import OriginStatus
 
 log = structlog.get_logger()
 
 FIRST_BACKOFF = 0.25
 LONGEST_BACKOFF = 15.0
+
+NAMED_IN_DOUBT = 5
+"""Services in doubt that a status names."""
 
 
 async def supervise(
@@ -64,8 +67,24 @@ def _describe(status: OriginStatus, snapshot: Snapshot) -> None:
             log.warning("registry.quarantined", origin=q.origin, where=q.where, reason=q.reason)
         for q in set(status.quarantined) - set(snapshot.quarantined):
             log.info("registry.quarantine_ended", origin=q.origin, where=q.where)
-    if snapshot.doubt and snapshot.doubt != status.doubt:
-        log.warning("registry.doubtful", origin=status.origin.name, reason=snapshot.doubt)
+    doubt = snapshot.doubt or _in_words(snapshot.doubts)
+    if doubt and doubt != status.doubt:
+        log.warning("registry.doubtful", origin=status.origin.name, reason=doubt, services=len(snapshot.doubts))
+    elif status.doubt and not doubt:
+        log.info("registry.doubt_ended", origin=status.origin.name)
+    if snapshot.unlisted and not status.unlisted:
+        log.info("registry.not_all_listed", origin=status.origin.name, reason=snapshot.unlisted)
     status.cursor = snapshot.cursor
-    status.doubt = snapshot.doubt
+    status.doubt = doubt
+    status.doubted = len(snapshot.doubts)
+    status.unlisted = snapshot.unlisted
     status.quarantined = snapshot.quarantined
+
+
+def _in_words(doubts: Mapping[ServiceKey, str]) -> str:
+    """Which services are in doubt and why, in one line: the first few by name."""
+    if not doubts:
+        return ""
+    names = ", ".join(str(key) for key in sorted(doubts)[:NAMED_IN_DOUBT])
+    more = f" and {len(doubts) - NAMED_IN_DOUBT} more" if len(doubts) > NAMED_IN_DOUBT else ""
+    return f"{names}{more}: {'; '.join(sorted(set(doubts.values())))}"

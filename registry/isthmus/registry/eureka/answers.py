@@ -6,6 +6,7 @@ numbers and booleans may be strings, `overriddenstatus` has two spellings. All o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -277,8 +278,8 @@ def _entry(app: str, i: _Instance) -> Entry:
         Record(
             app=app,
             id=id_,
-            status=status if status in STATUSES else "UNKNOWN",
-            overridden=overridden if overridden in STATUSES else "UNKNOWN",
+            status=sys.intern(status) if status in STATUSES else "UNKNOWN",
+            overridden=sys.intern(overridden) if overridden in STATUSES else "UNKNOWN",
             host=host,
             ip=(i.ip_addr or "").strip(),
             port=port,
@@ -313,14 +314,17 @@ def _port(port: _Port | int | str | None, enabled: bool) -> int:
 
 
 def _names(comma_separated: str | None) -> tuple[str, ...]:
-    return tuple(name for name in (part.strip() for part in (comma_separated or "").split(",")) if name)
+    return tuple(sys.intern(name) for name in (part.strip() for part in (comma_separated or "").split(",")) if name)
 
 
 def _metadata(said: Any) -> dict[str, str]:
-    """Texts by name, sorted; `@class` is the codec's, and a map that is empty may be a text."""
+    """Texts by name, sorted; `@class` is the codec's, and a map that is empty may be a text.
+
+    Most are the same for thousands of instances, and kept once.
+    """
     if not isinstance(said, dict):
         return {}
-    texts = {str(k): _text(v) for k, v in said.items() if k != "@class" and v is not None}
+    texts = {sys.intern(k): sys.intern(_text(v)) for k, v in said.items() if k != "@class" and v is not None}
     return dict(sorted(texts.items()))
 
 

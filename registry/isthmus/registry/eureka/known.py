@@ -55,6 +55,7 @@ class Known:
         self._rules = rules
         self._expected = expected
         self._polled: dict[str, dict[str, Record]] = {}
+        self._counts: Counter[str] = Counter()
         self._unreadable: dict[str, tuple[Quarantined, ...]] = {}
         self._leases: dict[Key, Lease] = {}
         self._overdue: dict[Key, float] = {}
@@ -101,6 +102,7 @@ class Known:
                 self._touched.add(app)
         self._set_unreadable(unreadable)
         self._polled = {app: records for app, records in polled.items() if records}
+        self._counts = Counter(r.status for records in polled.values() for r in records.values())
         self._leases = leases
         self._set_overdue(overdue(leases))
         self._settle(hashcode, now)
@@ -126,6 +128,7 @@ class Known:
             was_missing = self._missing.pop(record.key, None) is not None
             if known is None or record.updated < known.updated:
                 return was_missing
+            self._counts[known.status] -= 1
             del records[record.id]
             if not records:
                 del self._polled[record.app]
@@ -135,6 +138,9 @@ class Known:
             if known is not None and (record.updated < known.updated or record == known):
                 return False
             self._missing.pop(record.key, None)
+            if known is not None:
+                self._counts[known.status] -= 1
+            self._counts[record.status] += 1
             self._polled.setdefault(record.app, {})[record.id] = record
             self._leases[record.key] = entry.lease
             self._overdue.pop(record.key, None)  # whatever changes, lives
@@ -148,8 +154,7 @@ class Known:
         """
         if self._unreadable:
             return True
-        counts = Counter(r.status for records in self._polled.values() for r in records.values())
-        return hashcode == "".join(f"{status}_{counts[status]}_" for status in sorted(counts))
+        return hashcode == "".join(f"{status}_{count}_" for status, count in sorted(self._counts.items()) if count)
 
     # What the feed brought.
 
@@ -262,13 +267,13 @@ class Known:
 
     @property
     def news(self) -> bool:
-        """Whether anything may differ from the last snapshot taken."""
-        self._parse_touched()
+        """Whether anything differs from the last snapshot taken."""
+        self.parse(len(self._touched))
         return bool(self._changed) or self._remarked
 
     def take(self) -> Snapshot:
         """All of it. `changed` names what differs from the snapshot taken before."""
-        self._parse_touched()
+        self.parse(len(self._touched))
         changed = frozenset(self._changed)
         self._changed.clear()
         if self._remarked:
@@ -285,18 +290,22 @@ class Known:
             doubt=self._doubt,
         )
 
-    def _parse_touched(self) -> None:
-        for app in self._touched:
+    def parse(self, limit: int) -> bool:
+        """Make services of so many applications that were touched; returns whether there are more."""
+        for _ in range(limit):
+            if not self._touched:
+                break
+            app = self._touched.pop()
             latest = dict(self._polled.get(app, {}))
             for id_, fed in self._fed.get(app, {}).items():
                 if fed.record is None:
                     latest.pop(id_, None)
                 else:
                     latest[id_] = fed.record
-            self._replace(app, self._parse(app, latest))
-        self._touched.clear()
+            self._replace(app, self._service(app, latest))
+        return bool(self._touched)
 
-    def _parse(self, app: str, records: Mapping[str, Record]) -> Parsed:
+    def _service(self, app: str, records: Mapping[str, Record]) -> Parsed:
         sightings = [
             Sighting(record, self._overdue.get(record.key, 0.0), record.key in self._silent)
             for record in records.values()

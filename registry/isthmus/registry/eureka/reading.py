@@ -31,7 +31,7 @@ LISTING_PAUSE = 30.0
 while they do not mend it."""
 
 CHUNK = 50
-"""Applications that are read without letting others work."""
+"""Applications that are read, or made services of, without letting others work."""
 
 JUDGE_EVERY = 0.5
 """Seconds between looks at who missed heartbeats."""
@@ -207,6 +207,8 @@ class Reading:
         first = not self._listed_at
         now = self._clock()
         self._known.heard_all(applications, listing.hashcode, now, watched=not self._deltas and not first)
+        while self._known.parse(CHUNK):
+            await asyncio.sleep(0)
         self._listed_at = self._polled_at = now
         self._stats.alive()
         if self._known.unexplained and self._deltas:

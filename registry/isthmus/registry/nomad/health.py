@@ -22,11 +22,12 @@ class Checked(msgspec.Struct, frozen=True):
     """What the client that runs an allocation has said about its checks.
 
     `results` are those of its last answer, None before there was one that counts. `silent_since` is the monotonic second since
-    which the client does not answer.
+    which the client does not answer. `anew` says that the tasks have begun anew, since when no result has come.
     """
 
     results: tuple[CheckResult, ...] | None = None
     silent_since: float | None = None
+    anew: bool = False
 
     def of(self, service: str) -> list[CheckResult]:
         return [r for r in self.results or () if r.service == service]
@@ -85,7 +86,8 @@ def _judge_running(evidence: Evidence, alloc: Allocation, now: float) -> tuple[H
         return Health.UNHEALTHY, "its deployment has not found the canary healthy"
     checked = evidence.checked or Checked()
     if checked.results is None:
-        if judged is not True and evidence.spec is not None and evidence.spec.checks(alloc.group, evidence.service):
+        has_checks = evidence.spec is not None and evidence.spec.checks(alloc.group, evidence.service)
+        if has_checks and (checked.anew or judged is not True):
             return Health.UNHEALTHY, "it waits for the first result of its checks"
     elif results := checked.of(evidence.service):
         for status in ("failure", "pending"):

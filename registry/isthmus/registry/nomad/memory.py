@@ -52,11 +52,11 @@ class Memory:
         """A client did not answer: its last word is kept. Returns whether that was not known before."""
         before = self.checked.get(alloc, Checked())
         since = now if before.silent_since is None else before.silent_since
-        return self._check(alloc, Checked(before.results, since))
+        return self._check(alloc, Checked(before.results, since, before.anew))
 
     def starts_over(self, alloc: str) -> None:
         """The tasks of an allocation begin anew: what their checks said does not count any more."""
-        self.checked.pop(alloc, None)
+        self.checked[alloc] = Checked(anew=True)
 
     def forget_checks(self, alloc: str) -> None:
         """The allocation is over."""
