@@ -42,10 +42,11 @@ check: dev ## Check format, lint, types, import arrows, stubs and the lock file
 	$(UV) lock --check
 	$(BIN)/lint-imports
 	$(BIN)/python typings/generate.py --check
+	$(BIN)/python registry/isthmus/registry/etcd/proto/generate.py --check
 	$(BIN)/mypy
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
-peers: $(STAMP) ## Fetch or build the real servers that tests use (Envoy 1.36 to 1.40, Consul)
+peers: $(STAMP) ## Fetch or build the real servers that tests use (Envoy 1.36 to 1.40, Consul, etcd)
 	@$(BIN)/python -m tests.peers
 
 bench: dev peers ## Measure (NAME=spine for one benchmark); rows go to bench/results/
@@ -54,8 +55,9 @@ bench: dev peers ## Measure (NAME=spine for one benchmark); rows go to bench/res
 bench-check: dev ## Print the measured rows that fall short of their target; fail if there are any
 	@exec $(BIN)/python -m bench --check $(NAME)
 
-stubs: dev ## Generate the type stubs of the xDS messages again
+stubs: dev ## Generate the type stubs of the xDS messages and the messages of etcd again
 	$(BIN)/python typings/generate.py
+	$(BIN)/python registry/isthmus/registry/etcd/proto/generate.py
 
 format: dev ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix-only --quiet

@@ -91,7 +91,7 @@ class Population:
             case "move":
                 return self._placed(kind, service, id_, _MOVED, _LIGHTER)
             case _:
-                return self._gone(service, id_, _address(service, _MOVED))
+                return self._gone(service, id_, _address(service, _MOVED), _address(service, _EXTRA))
 
     def replace(self, service: int, instance: int) -> tuple[Change, Change]:
         """A new instance in the place of one of those that stay, and the end of the old one, as a deployment does it."""
@@ -114,12 +114,13 @@ class Population:
         shows: Callable[[ClusterLoadAssignment], bool] = lambda a: _at(a, at, lambda e: e.health_status == health)  # noqa: E731
         return self._put(kind, service, entry, shows, at if status == "passing" else "")
 
-    def _gone(self, service: int, id_: str, address: str) -> Change:
+    def _gone(self, service: int, id_: str, address: str, back_at: str = "") -> Change:
+        """The end of an instance, which may come back at another address before it is gone."""
         body = {"Node": _node(service, id_), "ServiceID": id_}
         leaving = self._put(
             "leave", service, body, lambda a: not _at(a, address, lambda e: e.health_status != HealthStatus.DRAINING)
         )
-        return msgspec.structs.replace(leaving, gone=lambda a: not _at(a, address))
+        return msgspec.structs.replace(leaving, gone=lambda a: not _at(a, address) and not _at(a, back_at))
 
     def _put(
         self,

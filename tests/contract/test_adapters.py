@@ -15,11 +15,13 @@ from isthmus.registry.etcd import EtcdAdapter, EtcdConfig
 from isthmus.registry.etcd.config import Prefix
 from isthmus.registry.eureka import EurekaAdapter, EurekaConfig
 from isthmus.registry.model import Origin
+from isthmus.registry.nomad import NomadAdapter, NomadConfig
 from isthmus.registry.origin import OriginStatus
 from tests.contract.adapter_contract import AdapterContract, Instances, World
 from tests.servers.consul import Consul
 from tests.servers.etcd import LATEST, OLDEST, Etcd
 from tests.servers.eureka import Eureka
+from tests.servers.nomad import Nomad
 
 
 class ConsulWorld(World):
@@ -198,3 +200,62 @@ class TestEtcd(AdapterContract):
     async def world(self, etcd: Etcd) -> AsyncIterator[World]:
         yield EtcdWorld(etcd)
         await etcd.wipe()
+
+
+class NomadWorld(World):
+    """One agent; what it is told by the client's own calls. Unreadable means frozen."""
+
+    def __init__(self, nomad: Nomad) -> None:
+        self._nomad = nomad
+        self._ids: dict[str, set[str]] = {}
+        self._backup = b""
+
+    def make_adapter(self) -> NomadAdapter:
+        origin = Origin("global", "nomad")
+        return NomadAdapter(origin, NomadConfig(address=self._nomad.address, heartbeat=0.5), OriginStatus(origin))
+
+    async def set_service(self, name: str, instances: Instances) -> None:
+        for id_, (address, port) in instances.items():
+            await self._nomad.register("default", name, id_, address, port)
+        for id_ in self._ids.get(name, set()) - instances.keys():
+            await self._nomad.deregister("default", id_)
+        self._ids[name] = set(instances)
+
+    async def remove(self, name: str) -> None:
+        for id_ in self._ids.pop(name):
+            await self._nomad.deregister("default", id_)
+
+    async def spoil(self) -> str:
+        await self._nomad.register("default", "worker", "worker-1", "10.0.0.1", 0)
+        return "worker-1"
+
+    async def break_(self) -> None:
+        self._nomad.send_signal(signal.SIGSTOP)
+
+    async def heal(self) -> None:
+        self._nomad.send_signal(signal.SIGCONT)
+        await self._nomad.ready()
+
+    async def save(self) -> None:
+        self._backup = await self._nomad.request("GET", "/v1/operator/snapshot")
+
+    async def restore(self) -> None:
+        await self._nomad.request("PUT", "/v1/operator/snapshot", self._backup)
+
+
+@pytest.fixture(scope="module")
+def nomad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nomad]:
+    nomad = Nomad(tmp_path_factory.mktemp("nomad"))
+    nomad.start()
+    try:
+        asyncio.run(nomad.ready())
+        yield nomad
+    finally:
+        nomad.stop()
+
+
+class TestNomad(AdapterContract):
+    @pytest.fixture
+    async def world(self, nomad: Nomad) -> AsyncIterator[World]:
+        yield NomadWorld(nomad)
+        await nomad.wipe()

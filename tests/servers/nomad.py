@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 
 from tests import peers
 from tests.servers.peers import peer_binary
@@ -60,7 +62,6 @@ class Nomad(NomadAgent):
 
     def __init__(self, directory: Path, settings: Mapping[str, Any] | None = None) -> None:
         self.token = ""
-        self._stem = str(directory)
         self.clients: list[NomadAgent] = []
         super().__init__(
             directory,
@@ -130,7 +131,12 @@ class Nomad(NomadAgent):
         await self.put("/v1/jobs", {"Job": job})
 
     async def scale(self, job: str, group: str, count: int) -> None:
-        await self.put(f"/v1/job/{job}/scale", {"Count": count, "Target": {"Group": group}})
+        """Set the number of instances, once no deployment stands against it."""
+
+        async def scaled() -> bool:
+            return bool(await self.put(f"/v1/job/{job}/scale", {"Count": count, "Target": {"Group": group}}))
+
+        await eventually(scaled, f"{job} can be scaled", timeout=30, every=0.1)
 
     async def stop_job(self, job: str, namespace: str = "default") -> None:
         """Stop a job and forget it."""
@@ -140,6 +146,12 @@ class Nomad(NomadAgent):
         """Stop and forget all jobs, wait until nothing of them runs, and make every node eligible again."""
         for job in await self.get("/v1/jobs?namespace=*"):
             await self.stop_job(job["ID"], job["Namespace"])
+        for listed in await self.get("/v1/services?namespace=*"):
+            for service in listed["Services"]:
+                path = f"/v1/service/{quote(service['ServiceName'], safe='')}?namespace={listed['Namespace']}"
+                for registration in await self.get(path):
+                    if registration["AllocID"].startswith("alloc-of-"):
+                        await self.deregister(listed["Namespace"], registration["ID"])
 
         async def over() -> bool:
             running = [a for a in await self.get("/v1/allocations?namespace=*") if a["ClientStatus"] == "running"]
@@ -154,6 +166,54 @@ class Nomad(NomadAgent):
             for a in await self.get("/v1/allocations?namespace=*")
             if (not job or a["JobID"] == job) and (not running or a["ClientStatus"] == "running")
         ]
+
+    # Registrations, as the agent that runs a task makes them.
+
+    async def register(self, namespace: str, service: str, id_: str, address: str, port: int, **more: Any) -> None:
+        """Register an instance that no task stands behind."""
+        registration = {
+            "ID": id_,
+            "ServiceName": service,
+            "Namespace": namespace,
+            "NodeID": self._node("client-id"),
+            "Datacenter": "dc1",
+            "JobID": f"job-of-{service}",
+            "AllocID": f"alloc-of-{id_}",
+            "Tags": [],
+            "Address": address,
+            "Port": port,
+        } | more
+        await self._rpc("ServiceRegistration.Upsert", {"Services": [registration]}, namespace)
+
+    async def deregister(self, namespace: str, id_: str) -> None:
+        """Take an instance away."""
+        await self._rpc("ServiceRegistration.DeleteByID", {"ID": id_}, namespace)
+
+    async def _rpc(self, method: str, body: Mapping[str, Any], namespace: str) -> None:
+        """One call as its own client makes it: a byte for the protocol, then header and body in MessagePack.
+
+        Raises:
+            ValueError: it refused.
+
+        """
+        header = {"ServiceMethod": method, "Seq": 1}
+        request = dict(body) | {"Region": "global", "Namespace": namespace, "AuthToken": self._node("secret-id")}
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.rpc_port)
+        try:
+            writer.write(b"\x01" + msgspec.msgpack.encode(header) + msgspec.msgpack.encode(request))
+            async with asyncio.timeout(10):
+                answer = b""
+                while b"Error" not in answer or answer.endswith(b"Error"):
+                    if not (chunk := await reader.read(65536)):
+                        raise ValueError(f"{method}: the connection was closed")
+                    answer += chunk
+        finally:
+            writer.close()
+        if b"Error\xa0" not in answer:  # the key, and an empty string
+            raise ValueError(f"{method}: {answer!r}")
+
+    def _node(self, file: str) -> str:
+        return (self.directory / "state" / file).read_text()
 
     async def get(self, path: str) -> Any:
         """A GET of its API, decoded."""

@@ -185,7 +185,7 @@ class TestArrows:
 
         for module, statement in {
             "model.py": "import time",
-            "hub.py": "import consul; import isthmus.xds.resource",
+            "hub.py": "import consul; import grpc; import isthmus.xds.resource",
             "file/adapter.py": "import isthmus.registry.consul.adapter",
             "consul/parse.py": "import isthmus.registry.consul.api",
         }.items():

@@ -127,6 +127,7 @@ class Bridge:
             if name in before and name in after:
                 same_kind = type(before[name]) is type(after[name])
                 status = self.hub.statuses[name] if same_kind else to_status(after[name])
+                status.address = to_status(after[name]).address
                 await self.hub.replace(to_adapter(after[name], status), status)
             elif name in after:
                 self._add(after[name])

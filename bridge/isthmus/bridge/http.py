@@ -11,6 +11,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from isthmus.bridge.questions import add_questions
+from isthmus.bridge.registries import held, leaving
 from isthmus.registry.origin import OriginStatus
 
 if TYPE_CHECKING:
@@ -98,7 +99,38 @@ def _origin_state(status: OriginStatus) -> dict[str, object]:
 def to_catalog_document(bridge: Bridge) -> dict[str, object]:
     """Everything that is known, with where it came from and what was left out."""
     catalog, hub = bridge.catalog, bridge.hub
-    now = time.monotonic()
+    return {
+        "services": [service for _, service in sorted(catalog.services.items())],
+        "conflicts": bridge.conflicts,
+        # From the origins, for a catalog is made when services change, and a file may break without any doing so.
+        "quarantined": sorted({q for status in hub.statuses.values() for q in status.quarantined}),
+        "holds": held(hub),
+        "leaving": leaving(hub),
+        "registries": registries(bridge),
+    }
+
+
+def registries(bridge: Bridge) -> dict[str, object]:
+    """How each registry is doing, in order of precedence. Times are seconds since the epoch."""
+    return {name: _origin_state(s) for name, s in bridge.hub.statuses.items()}
+
+
+def _origin_state(status: OriginStatus) -> dict[str, object]:
+    return {
+        "kind": status.origin.kind,
+        "synced": status.synced,
+        "last_success": status.last_success,
+        "stale_since": status.stale_since,
+        "stale_for_s": None if status.stale_since is None else round(time.time() - status.stale_since, 1),
+        "error": status.error,
+        "doubt": status.doubt,
+        "cursor": status.cursor,
+    }
+
+
+def to_catalog_document(bridge: Bridge) -> dict[str, object]:
+    """Everything that is known, with where it came from and what was left out."""
+    catalog, hub = bridge.catalog, bridge.hub
     return {
         "services": [service for _, service in sorted(catalog.services.items())],
         "conflicts": bridge.conflicts,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 
 from isthmus.registry.model import Origin, Quarantined
+
+_STEP = 5
+"""Seconds that are counted together in what was read during the last minute."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -33,10 +37,21 @@ class OriginStatus:
     audits: int = 0
     drift: int = 0
     quarantined: tuple[Quarantined, ...] = ()
+    _recent: Counter[int] = dataclasses.field(default_factory=Counter)
+    """Reads by step of the monotonic clock, those of the last minute only."""
+
+    @property
+    def reads_last_minute(self) -> int:
+        """Requests that were answered during the last minute, to five seconds exactly."""
+        self._forget()
+        return self._recent.total()
 
     def read(self) -> None:
         """One request was answered with a usable result."""
         self.reads += 1
+        self._recent[int(time.monotonic()) // _STEP] += 1
+        if len(self._recent) > 60 // _STEP:
+            self._forget()
 
     def failed(self) -> None:
         """One request failed."""
@@ -71,3 +86,8 @@ class OriginStatus:
         """What the watches brought was compared with a complete listing."""
         self.audits += 1
         self.drift += differences
+
+    def _forget(self) -> None:
+        oldest = int(time.monotonic() - 60) // _STEP
+        for step in [step for step in self._recent if step <= oldest]:
+            del self._recent[step]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from isthmus.registry.model import Health, Instance, Service, ServiceKey, Snapshot
 
 
 class Difference(msgspec.Struct, frozen=True, order=True):
-    """One service that two origins do not know alike. Instances are named by the places that they serve, `address:port`."""
+    """One thing that two origins do not know alike, and what each says of it, empty where it knows nothing of it."""
 
     service: str
-    only_first: tuple[str, ...] = ()
-    only_second: tuple[str, ...] = ()
-    disagree: tuple[str, ...] = ()
-    """Places that both list, and what they say of them: `10.0.0.9:80 healthy / unhealthy`."""
-    ports: str = ""
-    """The logical ports, where they differ."""
+    what: str
+    """A place that instances serve, `address:port`; or `ports`, the logical ones; or `service`, where nothing else differs."""
+    first: str
+    second: str
 
 
 class Parity(msgspec.Struct, frozen=True):
@@ -32,51 +32,54 @@ class Parity(msgspec.Struct, frozen=True):
 
 
 def parity(first: Snapshot, second: Snapshot) -> Parity:
-    """Compare what two origins know, service by service; instances are the same when they serve the same address and port."""
-    differences: list[Difference] = []
-    same = 0
-    for key in sorted(first.services.keys() | second.services.keys()):
-        difference = _compare(key, first.services.get(key), second.services.get(key))
-        if difference is None:
-            same += 1
-        else:
-            differences.append(difference)
+    """Compare what two origins know, service by service.
+
+    Instances are the same when they serve the same address and port and both origins let them have requests, or neither does.
+    """
+    keys = first.services.keys() | second.services.keys()
+    by_key = {key: sorted(_compare(key, first.services.get(key), second.services.get(key))) for key in sorted(keys)}
     return Parity(
         first.origin.name,
         second.origin.name,
         (len(first.services), len(second.services)),
         (_count(first), _count(second)),
-        same,
-        tuple(differences),
+        sum(not found for found in by_key.values()),
+        tuple(difference for found in by_key.values() for difference in found),
     )
 
 
-def _compare(key: ServiceKey, first: Service | None, second: Service | None) -> Difference | None:
+def _compare(key: ServiceKey, first: Service | None, second: Service | None) -> Iterator[Difference]:
     one, two = _places(first), _places(second)
-    disagree = tuple(
-        f"{place} {one[place].health.value} / {two[place].health.value}"
-        for place in sorted(one.keys() & two.keys())
-        if _serves(one[place]) != _serves(two[place])
-    )
-    ports = ""
-    if (
-        first
-        and second
-        and {(p.number, p.protocol) for p in first.ports} != {(p.number, p.protocol) for p in second.ports}
-    ):
-        ports = f"{_ports(first)} / {_ports(second)}"
-    only_first, only_second = tuple(sorted(one.keys() - two.keys())), tuple(sorted(two.keys() - one.keys()))
-    if first and second and not (only_first or only_second or disagree or ports):
-        return None
-    return Difference(str(key), only_first, only_second, disagree, ports)
+    for place in one.keys() | two.keys():
+        a, b = one.get(place), two.get(place)
+        if a is None or b is None or _serves(a) != _serves(b):
+            yield Difference(str(key), place, _state(a), _state(b))
+    if first and second:
+        if {(p.number, p.protocol) for p in first.ports} != {(p.number, p.protocol) for p in second.ports}:
+            yield Difference(str(key), "ports", _ports(first), _ports(second))
+    elif not (one or two):
+        known = "listed without instances"
+        yield Difference(str(key), "service", known if first else "", known if second else "")
 
 
 def _places(service: Service | None) -> dict[str, Instance]:
-    return {f"{i.address}:{port}": i for i in service.instances for port in i.ports.values()} if service else {}
+    return {_place(i.address, port): i for i in service.instances for port in i.ports.values()} if service else {}
+
+
+def _place(address: str, port: int) -> str:
+    if address.startswith("unix:"):
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _serves(instance: Instance) -> bool:
     return instance.health in (Health.HEALTHY, Health.DEGRADED, Health.UNKNOWN) and instance.weight > 0
+
+
+def _state(instance: Instance | None) -> str:
+    if instance is None:
+        return ""
+    return instance.health.value if instance.weight > 0 else f"{instance.health.value}, weight 0"
 
 
 def _ports(service: Service) -> str:

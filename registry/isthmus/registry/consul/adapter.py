@@ -18,6 +18,7 @@ class ConsulAdapter:
         self.origin = origin
         self._config = config
         self._stats = stats
+        self._formerly: frozenset[str] = frozenset()
 
     async def snapshots(self) -> AsyncGenerator[Snapshot, None]:
         """Everything Consul knows, first whole and then at each change (`isthmus.registry.adapter.Adapter`).
@@ -26,12 +27,14 @@ class ConsulAdapter:
             AdapterError: Consul, or one service of it after three attempts, could not be read, or its index went back.
 
         """
-        reading = self._reading()
+        reading = self._reading(self._formerly)
         try:
             yield await reading.begin()
             while True:
                 yield await reading.change()
         finally:
+            # What ACLs hide from the next listing can only be asked for by name.
+            self._formerly = reading.names
             await reading.close()
 
     async def listing(self) -> Snapshot:
@@ -41,11 +44,11 @@ class ConsulAdapter:
             AdapterError: as for `snapshots`.
 
         """
-        reading = self._reading()
+        reading = self._reading(frozenset())
         try:
             return await reading.audit()
         finally:
             await reading.close()
 
-    def _reading(self) -> Reading:
-        return Reading(self.origin, self._config, ConsulApi(self._config, self._stats), self._stats)
+    def _reading(self, formerly: frozenset[str]) -> Reading:
+        return Reading(self.origin, self._config, ConsulApi(self._config, self._stats), self._stats, formerly)

@@ -5,7 +5,7 @@ Go writes an empty list or map as null, and what nobody reads may be anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -55,13 +55,10 @@ class ServiceEntry(msgspec.Struct, frozen=True):
 class Check(msgspec.Struct, frozen=True):
     """One check of a node (no service id) or of a service on a node."""
 
-    node: str = msgspec.field(name="Node", default="")
     check_id: str = msgspec.field(name="CheckID", default="")
     name: str = msgspec.field(name="Name", default="")
     status: str = msgspec.field(name="Status", default="")
     service_id: str = msgspec.field(name="ServiceID", default="")
-    service_name: str = msgspec.field(name="ServiceName", default="")
-    modify_index: int = msgspec.field(name="ModifyIndex", default=0)
 
 
 class Entry(msgspec.Struct, rename="pascal", frozen=True):
@@ -83,8 +80,28 @@ class Listing(msgspec.Struct, frozen=True):
     unreadable: tuple[tuple[str, str], ...] = ()
 
 
+class _CheckMark(msgspec.Struct, frozen=True, gc=False):
+    """Of a check among thousands: what tells it from the others, and from itself before."""
+
+    node: str = msgspec.field(name="Node", default="")
+    check_id: str = msgspec.field(name="CheckID", default="")
+    service_id: str = msgspec.field(name="ServiceID", default="")
+    service_name: str = msgspec.field(name="ServiceName", default="")
+    modify_index: int = msgspec.field(name="ModifyIndex", default=0)
+
+
+class Checks(msgspec.Struct, frozen=True):
+    """What the checks of an answer amount to: one number for those of each service, and of each node itself.
+
+    Equal numbers say that no check came, went or changed. They mean nothing outside of this process.
+    """
+
+    services: Mapping[str, int]
+    nodes: Mapping[str, int]
+
+
 _names = msgspec.json.Decoder(dict[str, list[str] | None])
-_checks = msgspec.json.Decoder(list[Check] | None)
+_check_marks = msgspec.json.Decoder(list[_CheckMark] | None)
 _entries = msgspec.json.Decoder(list[Entry] | None)
 _raw_entries = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _entry = msgspec.json.Decoder(Entry)
@@ -108,14 +125,20 @@ def parse_names(body: bytes) -> dict[str, frozenset[str]]:
     return {name: frozenset(tags or ()) for name, tags in _decode(_names, body).items() if name not in IGNORED}
 
 
-def parse_checks(body: bytes) -> tuple[Check, ...]:
+def parse_checks(body: bytes) -> Checks:
     """`/v1/health/state/:state`.
 
     Raises:
         msgspec.DecodeError: the body is something else.
 
     """
-    return tuple(_decode(_checks, body) or ())
+    services: dict[str, int] = {}
+    nodes: dict[str, int] = {}
+    for check in _decode(_check_marks, body) or ():
+        mark = hash((check.node, check.check_id, check.service_id, check.modify_index))
+        of, name = (services, check.service_name) if check.service_name else (nodes, check.node)
+        of[name] = of.get(name, 0) + mark
+    return Checks(services, nodes)
 
 
 def parse_listing(body: bytes) -> Listing:
@@ -156,16 +179,11 @@ def _name_of(raw: msgspec.Raw) -> str:
     return f"service {text('Service', 'Service')}, instance {text('Service', 'ID')} on node {text('Node', 'Node')}"
 
 
-def changed_checks(before: Sequence[Check], after: Sequence[Check]) -> tuple[frozenset[str], frozenset[str]]:
-    """Which (services, nodes) have a check that came, went or changed between two answers of `/v1/health/state/...`.
+def changed_checks(before: Checks, after: Checks) -> tuple[frozenset[str], frozenset[str]]:
+    """Which (services, nodes) have a check that came, went or changed between two answers to the same question.
 
     A check of a node concerns every service on it.
     """
-
-    def by_identity(checks: Sequence[Check]) -> dict[tuple[str, str, str, str], int]:
-        return {(c.node, c.check_id, c.service_id, c.service_name): c.modify_index for c in checks}
-
-    touched = by_identity(before).items() ^ by_identity(after).items()
-    services = frozenset(name for (_, _, _, name), _ in touched if name)
-    nodes = frozenset(node for (node, _, _, name), _ in touched if not name)
-    return services, nodes
+    services = before.services.items() ^ after.services.items()
+    nodes = before.nodes.items() ^ after.nodes.items()
+    return frozenset(name for name, _ in services), frozenset(node for node, _ in nodes)

@@ -18,7 +18,7 @@ from consul import aio, base
 from yarl import URL
 
 from isthmus.registry.adapter import AdapterError, ReadStats
-from isthmus.registry.consul.answers import Check, Listing, parse_checks, parse_listing, parse_names
+from isthmus.registry.consul.answers import Checks, Listing, parse_checks, parse_listing, parse_names
 from isthmus.registry.consul.config import ConsulConfig
 from isthmus.registry.cursor import read_timeout
 
@@ -41,20 +41,20 @@ class RefusedError(AdapterError):
 class Answer(msgspec.Struct, Generic[T], frozen=True):
     """A decoded answer, and what its headers say about it.
 
-    `current` is whether the server that answered knows a leader. `doubt` is the reason why what is absent from the answer may
-    exist nevertheless, or empty.
+    `current` is whether the server that answered knows a leader. `filtered` is whether ACLs have taken something away, so that
+    what is absent may exist nevertheless; None when that cannot be told from this answer.
     """
 
     value: T
     index: int
     current: bool
-    doubt: str
+    filtered: bool | None
 
 
 class ConsulApi:
-    """The three questions that the adapter asks of one Consul.
+    """The questions that the adapter asks of one Consul.
 
-    Each takes the index of a blocking query and its wait in seconds, or neither for an answer at once, and raises AdapterError
+    Most take the index of a blocking query and its wait in seconds, or neither for an answer at once. All raise AdapterError
     when there is no usable answer. Needs a running event loop from its construction on; `close()` it in the end.
     """
 
@@ -70,22 +70,39 @@ class ConsulApi:
         """The names of all services, with their tags: wakes when any registration changes."""
         return await self._get("/v1/catalog/services", [], index, wait, parse_names)
 
-    async def troubles(self, index: int = 0, wait: float = 0) -> Answer[tuple[Check, ...]]:
+    async def troubles(self, index: int = 0, wait: float = 0) -> Answer[Checks]:
         """All checks that do not pass: wakes when the status of any check changes."""
         return await self._get("/v1/health/state/any", [("filter", 'Status != "passing"')], index, wait, parse_checks)
+
+    async def checks(self) -> Answer[Checks]:
+        """All checks, the passing ones too: some 400 bytes for each, and what it has to say."""
+        return await self._get("/v1/health/state/any", [], 0, 0, parse_checks)
 
     async def instances(self, service: str, index: int = 0, wait: float = 0) -> Answer[Listing]:
         """The instances of one service, whatever their health."""
         return await self._get(f"/v1/health/service/{service}", [], index, wait, parse_listing)
 
-    async def _get(self, path: str, params: Params, index: int, wait: float, decode: Callable[[bytes], T]) -> Answer[T]:
+    async def instances_for_certain(self, service: str) -> Answer[Listing]:
+        """The same, at once and from the leader: behind no other answer, and it says whether ACLs filtered it."""
+        return await self._get(f"/v1/health/service/{service}", [], 0, 0, parse_listing, stale=False)
+
+    async def _get(
+        self,
+        path: str,
+        params: Params,
+        index: int,
+        wait: float,
+        decode: Callable[[bytes], T],
+        *,
+        stale: bool = True,
+    ) -> Answer[T]:
         within = read_timeout(wait if index else self._config.heartbeat)
         asked = f"consul at {self._config.address}: GET {path}"
         try:
             answer = await self._http.get(
                 lambda response: self._read(response, decode),
                 path,
-                params=self._params(index, wait) + params,
+                params=self._params(index, wait, stale) + params,
                 headers={"X-Consul-Token": self._config.token} if self._config.token else None,
                 connections_timeout=within,
             )
@@ -107,11 +124,11 @@ class ConsulApi:
         """What a server answers may repeat what it was sent."""
         return text.replace(self._config.token, "***") if self._config.token else text
 
-    def _params(self, index: int, wait: float) -> Params:
+    def _params(self, index: int, wait: float, stale: bool) -> Params:
         config = self._config
         params = [("dc", config.datacenter), ("ns", config.namespace), ("partition", config.partition)]
         params = [(k, v) for k, v in params if v]
-        if config.consistency != "default":
+        if config.consistency == "consistent" or (config.consistency == "stale" and stale):
             params.append((config.consistency, ""))
         if index:
             params += [("index", str(index)), ("wait", f"{int(wait * 1000)}ms")]
@@ -135,17 +152,19 @@ class ConsulApi:
             value = decode(response.body)
         except msgspec.DecodeError as e:
             raise AdapterError(f"the answer is not what Consul documents: {e}") from e
-        return Answer(value, int(index), headers.get("X-Consul-KnownLeader", "true") == "true", self._doubt(headers))
+        return Answer(value, int(index), headers.get("X-Consul-KnownLeader", "true") == "true", self._filtered(headers))
 
-    def _doubt(self, headers: Mapping[str, str]) -> str:
+    def _filtered(self, headers: Mapping[str, str]) -> bool | None:
         if headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
-            return 'Consul\'s ACLs filtered the answer: the token needs service_prefix "" and node_prefix "" read'
-        if not self._config.token and headers.get("X-Consul-Default-ACL-Policy") == "deny":
-            # Consul reports what it filtered to those only whom it knows.
-            return (
-                "Consul denies by default and no token is configured: it shows nothing that it does not show to anyone"
-            )
-        return ""
+            return True
+        policy = headers.get("X-Consul-Default-ACL-Policy")
+        if not policy:
+            return False  # there are no ACLs
+        if not self._config.token and policy == "deny":
+            return None  # Consul tells those only whom it knows
+        if headers.get("X-Consul-Query-Backend") == "streaming":
+            return None  # blocking queries about one service never tell
+        return False
 
 
 def _failure(status: int, body: bytes) -> AdapterError:

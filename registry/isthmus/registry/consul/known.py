@@ -7,35 +7,54 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from isthmus.registry.consul.answers import Listing
-from isthmus.registry.consul.parse import Parsed, Rules, cannot_be_asked_for, parse_service
+from isthmus.registry.consul.parse import Parsed, Rules, cannot_be_asked_for, instance_id, parse_service
 from isthmus.registry.model import Origin, Quarantined, Service, ServiceKey, Snapshot
+
+
+RIGHTS = 'the token needs service_prefix "" and node_prefix "" read'
+
+FILTERED = f"Consul's ACLs hide it, or instances of it, from this token: {RIGHTS}"
+LIST_FILTERED = f"Consul's ACLs hide services from this token: {RIGHTS}"
+ANONYMOUS = "Consul denies by default and no token is configured: it shows nothing that it does not show to anyone"
 
 
 class _Read(msgspec.Struct, frozen=True):
     """The last answer about one service. `index` is what its next blocking query sends."""
 
+    key: ServiceKey
     parsed: Parsed
     index: int
     changed_at: float
-    doubt: str
+    filtered: bool
 
 
 class ListChange(msgspec.Struct, frozen=True):
-    """How a list of names differs from the one before it; `touched` are new or have other tags."""
+    """How a list of names differs from the one before it.
+
+    `gone` do not exist any more, `missing` are to be asked for, since ACLs filtered the list, and `touched` are new or have
+    other tags.
+    """
 
     gone: frozenset[str]
+    missing: frozenset[str]
     touched: frozenset[str]
 
 
 class Known:
-    """The list of services and the last answer about each, and what of it no snapshot has shown yet."""
+    """The list of services and the last answer about each, and what of it no snapshot has shown yet.
 
-    def __init__(self, origin: Origin, rules: Rules) -> None:
+    `missing` are the services that were listed once and are not any more by a list that ACLs filtered. Each stays as it was until
+    it is asked for by its name: then it is gone, or hidden, which is a doubt for as long as it lasts. `formerly` are the names
+    that an earlier reading knew.
+    """
+
+    def __init__(self, origin: Origin, rules: Rules, formerly: frozenset[str] = frozenset()) -> None:
         self._origin = origin
         self._rules = rules
         self.names: Mapping[str, frozenset[str]] = {}
+        self.missing = formerly
         self._list_index = 0
-        self._list_doubt = ""
+        self._list_filtered: bool | None = False
         self._unaskable: tuple[Quarantined, ...] = ()
         self._reads: dict[str, _Read] = {}
         self._services: dict[ServiceKey, Service] = {}
@@ -44,34 +63,59 @@ class Known:
 
     # What Consul said.
 
-    def heard_list(self, names: Mapping[str, frozenset[str]], index: int, doubt: str) -> ListChange:
-        """The list of services; whatever is not in it is forgotten."""
+    def heard_list(self, names: Mapping[str, frozenset[str]], index: int, filtered: bool | None) -> ListChange:
+        """The list of services; what is not in it is forgotten, or missing where ACLs filtered it."""
         unaskable = {name: reason for name in names if (reason := cannot_be_asked_for(name))}
         quarantined = tuple(
             Quarantined(self._origin.name, f"service {n!r}", why) for n, why in sorted(unaskable.items())
         )
         before = self.names
         self.names = {name: tags for name, tags in names.items() if name not in unaskable}
-        if (quarantined, doubt) != (self._unaskable, self._list_doubt):
-            self._unaskable, self._list_doubt, self._remarked = quarantined, doubt, True
+        if (quarantined, filtered) != (self._unaskable, self._list_filtered):
+            self._unaskable, self._list_filtered, self._remarked = quarantined, filtered, True
         self._list_index = index
-        gone = frozenset(before.keys() - self.names.keys())
-        for name in gone & self._reads.keys():
-            self._replace(self._reads.pop(name).parsed, Parsed(None))
-        return ListChange(gone, frozenset(n for n, tags in self.names.items() if before.get(n) != tags))
+        vanished = (before.keys() | self.missing) - self.names.keys()
+        missing_before = self.missing
+        self.missing = vanished if filtered else frozenset()
+        gone = vanished - self.missing
+        for name in gone:
+            self._forget(name)
+        touched = frozenset(n for n, tags in self.names.items() if before.get(n) != tags)
+        return ListChange(gone, self.missing - missing_before, touched)
 
-    def heard_service(self, name: str, listing: Listing, index: int, doubt: str, now: float) -> bool:
-        """An answer about one service; returns whether it says anything new. Ignored when the service is not listed."""
-        if name not in self.names:
+    def heard_service(self, name: str, listing: Listing, index: int, filtered: bool | None, now: float) -> bool:
+        """An answer about one service; returns whether it says anything new. Ignored when nobody asks for the service."""
+        if not self.wanted(name):
             return False
+        if name in self.missing and filtered is False and not listing.entries and not listing.unreadable:
+            self.missing -= {name}
+            self._forget(name)
+            return True
         parsed = parse_service(self._origin, name, listing, self._rules)
         before = self._reads.get(name)
         new = before is None or before.parsed != parsed
         changed_at = now if before is None or new else before.changed_at
-        self._reads[name] = _Read(parsed, index, changed_at, doubt)
+        was_filtered = before is not None and before.filtered
+        after = _Read(
+            self._key(name, parsed, before), parsed, index, changed_at, was_filtered if filtered is None else filtered
+        )
+        self._reads[name] = after
         self._replace(before.parsed if before else Parsed(None), parsed)
-        self._remarked |= doubt != (before.doubt if before else "")
+        if after.filtered != was_filtered:
+            self._changed.add(after.key)
         return new
+
+    def _key(self, name: str, parsed: Parsed, before: _Read | None) -> ServiceKey:
+        if parsed.service is not None:
+            return parsed.service.key
+        return before.key if before else ServiceKey(self._rules.namespace, name)
+
+    def _forget(self, name: str) -> None:
+        read = self._reads.pop(name, None)
+        if read is not None:
+            self._replace(read.parsed, Parsed(None))
+            if read.filtered:
+                self._changed.add(read.key)
 
     def _replace(self, old: Parsed, new: Parsed) -> None:
         if old.service != new.service:
@@ -87,8 +131,23 @@ class Known:
 
     @property
     def complete(self) -> bool:
-        """Whether every listed service was read at least once."""
-        return len(self._reads) == len(self.names)
+        """Whether every listed service was read at least once, and every missing one was asked for."""
+        return len(self._reads) == len(self.names) + len(self.missing)
+
+    def wanted(self, name: str) -> bool:
+        """Whether there is a reason to ask for the service of this name."""
+        return name in self.names or name in self.missing
+
+    def is_to_be_confirmed(self, name: str, listing: Listing) -> bool:
+        """Whether an answer that does not tell if it was filtered is not to be taken as it is.
+
+        It lacks an instance that is known, or the answer before it was filtered.
+        """
+        read = self._reads.get(name)
+        if read is None:
+            return False
+        known = read.parsed.service.instances if read.parsed.service else ()
+        return read.filtered or not {i.id for i in known} <= {instance_id(e) for e in listing.entries}
 
     def index(self, name: str) -> int:
         return self._reads[name].index
@@ -103,11 +162,11 @@ class Known:
         read = [(self._reads[n].parsed.service is not None, self._reads[n].index, n) for n in names if n in self._reads]
         return [n for _, _, n in sorted(read, reverse=True)]
 
-    def on_nodes(self, nodes: frozenset[str]) -> frozenset[str]:
-        """The services that have an instance on any of these nodes."""
+    def with_checks(self, services: frozenset[str], nodes: frozenset[str]) -> frozenset[str]:
+        """The services whose checks these are: their own, and those of the nodes that they have instances on."""
         if not nodes:
-            return frozenset()
-        return frozenset(n for n, read in self._reads.items() if not nodes.isdisjoint(read.parsed.nodes))
+            return services
+        return services | {n for n, read in self._reads.items() if not nodes.isdisjoint(read.parsed.nodes)}
 
     def explained(self, before: int, index: int) -> tuple[bool, bool]:
         """Whether the move of the list between two indexes is known to be due to services that were read.
@@ -137,5 +196,7 @@ class Known:
             cursor=str(self._list_index),
             changed=changed,
             quarantined=tuple(sorted((*quarantined, *self._unaskable))),
-            doubt=self._list_doubt or next((r.doubt for r in self._reads.values() if r.doubt), ""),
+            doubt=ANONYMOUS if self._list_filtered is None else "",
+            doubts={read.key: FILTERED for read in self._reads.values() if read.filtered},
+            unlisted=LIST_FILTERED if self._list_filtered else "",
         )

@@ -53,15 +53,15 @@ def parse_service(origin: Origin, name: str, listing: Listing, rules: Rules) -> 
     quarantined = [Quarantined(origin.name, where, reason) for where, reason in listing.unreadable]
     entries = sorted(
         (e for e in listing.entries if not e.service.kind),  # proxies and gateways stand for other services
-        key=_instance_id,
+        key=instance_id,
     )
     usable: dict[str, tuple[Entry, str]] = {}
     for entry in entries:
         try:
             address = _address(entry)
-            if _instance_id(entry) in usable:
+            if instance_id(entry) in usable:
                 raise ValueError("another instance has the same node and id")  # noqa: TRY301
-            usable[_instance_id(entry)] = (entry, address)
+            usable[instance_id(entry)] = (entry, address)
         except ValueError as e:
             quarantined.append(Quarantined(origin.name, entry.where, str(e)))
     nodes = frozenset(e.node.node for e in entries)
@@ -83,8 +83,8 @@ def parse_service(origin: Origin, name: str, listing: Listing, rules: Rules) -> 
     return Parsed(service, nodes, tuple(sorted(quarantined)))
 
 
-def _instance_id(entry: Entry) -> str:
-    # A service id is unique on its node only.
+def instance_id(entry: Entry) -> str:
+    """What identifies an instance within its service: a service id is unique on its node only."""
     return f"{entry.node.node}/{entry.service.id or entry.service.name}"
 
 

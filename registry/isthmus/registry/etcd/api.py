@@ -44,7 +44,6 @@ class _Message(Protocol):
     def SerializeToString(self) -> bytes: ...  # noqa: N802 - protobuf's name
 
 
-Q = TypeVar("Q", bound=_Message)
 A = TypeVar("A")
 
 
@@ -118,8 +117,8 @@ class Member:
     async def _range(self, request: rpc.RangeRequest) -> rpc.RangeResponse:
         return await self._unary("/etcdserverpb.KV/Range", request, rpc.RangeResponse.FromString)
 
-    async def _unary(self, method: str, request: Q, decode: Callable[[bytes], A]) -> A:
-        call: grpc.aio.UnaryUnaryMultiCallable[Q, A] = self._channel.unary_unary(
+    async def _unary(self, method: str, request: _Message, decode: Callable[[bytes], A]) -> A:
+        call: grpc.aio.UnaryUnaryMultiCallable[_Message, A] = self._channel.unary_unary(
             method, request_serializer=_encode, response_deserializer=decode
         )
         try:

@@ -20,16 +20,13 @@ from isthmus.registry.etcd.api import CompactedError, RefusedError
 from isthmus.registry.etcd.config import EtcdConfig
 from isthmus.registry.etcd.known import Known, Pair
 from isthmus.registry.etcd.proto import rpc_pb2 as rpc
-from isthmus.registry.etcd.session import Position, Session, open_session, to_pair
+from isthmus.registry.etcd.session import PAGE, Position, Session, open_session, to_pair
 from isthmus.registry.model import Origin, Snapshot
 
 log = structlog.get_logger()
 
 LISTINGS = 3
 """Attempts to list everything, or to watch from there, before compaction overtakes."""
-
-BATCH = 500
-"""Keys that are read before others have their turn of the event loop."""
 
 REDETECT = 10.0
 """Seconds between two attempts to detect a layout, which takes a listing."""
@@ -126,18 +123,22 @@ class Reading:
 
     async def _list(self) -> None:
         """Make what is known what etcd holds at one revision."""
-        for attempt in range(LISTINGS):
-            try:
-                revision = 0
-                for n in range(len(self._revisions)):
-                    revision = await self._list_one(n, revision)
-                break
-            except CompactedError:
-                if attempt == LISTINGS - 1:
-                    raise
+        revision = await self._list_all(LISTINGS)
         self._detect_at = None
         self._known.revision = max(self._known.revision, revision)
         self._revisions = [revision] * len(self._revisions)
+
+    async def _list_all(self, attempts: int) -> int:
+        """Every prefix, at one revision, which is returned."""
+        revision = 0
+        try:
+            for n in range(len(self._revisions)):
+                revision = await self._list_one(n, revision)
+        except CompactedError:
+            if attempts == 1:
+                raise
+            return await self._list_all(attempts - 1)
+        return revision
 
     async def _list_one(self, n: int, revision: int) -> int:
         """One prefix, at a revision or the newest; returns the revision."""
@@ -152,8 +153,8 @@ class Reading:
                 self._put_all(n, page)
         if self._known.undetected(n):
             self._detect(n, unread)
-            for start in range(0, len(unread), BATCH):
-                self._put_all(n, unread[start : start + BATCH])
+            for start in range(0, len(unread), PAGE):
+                self._put_all(n, unread[start : start + PAGE])
                 await asyncio.sleep(0)
         for gone in set(self._known.keys(n)) - listed:
             self._known.delete(n, gone, revision)
@@ -162,6 +163,7 @@ class Reading:
     def _put_all(self, n: int, pairs: list[Pair]) -> None:
         for pair in pairs:
             self._known.put(n, pair)
+        self._known.settle()  # bit by bit, rather than all services in the end
 
     def _detect(self, n: int, pairs: list[Pair]) -> None:
         found = self._known.detect(n, pairs)

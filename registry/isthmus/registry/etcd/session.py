@@ -14,8 +14,8 @@ from isthmus.registry.etcd.config import EtcdConfig
 from isthmus.registry.etcd.known import Pair
 from isthmus.registry.etcd.proto import rpc_pb2 as rpc
 
-PAGE = 1000
-"""Keys of one page."""
+PAGE = 500
+"""Keys of one page, and so of what is read before others have their turn of the event loop."""
 
 
 class RestoredError(AdapterError):

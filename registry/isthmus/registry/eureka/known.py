@@ -80,16 +80,16 @@ class Known:
         unreadable: dict[str, tuple[Quarantined, ...]] = {}
         leases: dict[Key, Lease] = {}
         for application in applications:
-            records = polled.setdefault(application.name, {})
-            before = self._polled.get(application.name, {})
             for entry in application.entries:
                 record = entry.record
-                known = before.get(record.id)
+                known = self._polled.get(record.app, {}).get(record.id)
                 # A cached listing may be older than a delta that was applied since.
-                records[record.id] = known if known and record.updated < known.updated else record
+                newest = known if known and record.updated < known.updated else record
+                polled.setdefault(record.app, {})[record.id] = newest
                 leases[record.key] = entry.lease
             if application.unreadable:
-                unreadable[application.name] = self._quarantined(application)
+                bad = unreadable.get(application.name, ())
+                unreadable[application.name] = tuple(sorted((*bad, *self._quarantined(application))))
         absent = (self._keys(self._polled) | self._expected | self._missing.keys()) - self._keys(polled)
         self._missing = {key: since for key, since in self._missing.items() if key in absent}
         if not watched:
@@ -101,7 +101,7 @@ class Known:
             if polled.get(app) != self._polled.get(app):
                 self._touched.add(app)
         self._set_unreadable(unreadable)
-        self._polled = {app: records for app, records in polled.items() if records}
+        self._polled = polled
         self._counts = Counter(r.status for records in polled.values() for r in records.values())
         self._leases = leases
         self._set_overdue(overdue(leases))

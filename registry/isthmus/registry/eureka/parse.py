@@ -79,6 +79,7 @@ def parse_service(origin: Origin, app: str, sightings: Iterable[Sighting], rules
         return Parsed(None, tuple(sorted(quarantined)))
     records = [s.record for s, _ in usable]
     ports, remarks = _logical_ports(app, records, rules)
+    numbers: dict[tuple[int, int], Mapping[str, int]] = {}  # most instances have the same: kept once
     instances = []
     for sighting, address in usable:
         weight, remark = _weight(sighting.record)
@@ -88,7 +89,9 @@ def parse_service(origin: Origin, app: str, sightings: Iterable[Sighting], rules
                 id=sighting.record.id,
                 origin=origin.name,
                 address=address,
-                ports=_numbers(sighting.record, ports),
+                ports=numbers.setdefault(
+                    (sighting.record.port, sighting.record.secure_port), _numbers(sighting.record, ports)
+                ),
                 health=_health(sighting),
                 weight=taper(weight, sighting.overdue),
                 locality=Locality(rules.region, sighting.record.zone),
@@ -163,12 +166,9 @@ def _provenance(sighting: Sighting) -> Mapping[str, str]:
     record = sighting.record
     said = {
         "application": record.app,
-        "instance_id": record.id,
         "host_name": record.host,
         "status": record.status,
         "overridden_status": "" if record.overridden == "UNKNOWN" else record.overridden,
-        "vip": ",".join(record.vips),
-        "secure_vip": ",".join(record.secure_vips),
         "management_port": record.metadata.get("management.port", ""),
         "renewal": "missed" if sighting.silent else "overdue" if sighting.overdue > 1 else "",
     }

@@ -207,7 +207,9 @@ class Reading:
         first = not self._listed_at
         now = self._clock()
         self._known.heard_all(applications, listing.hashcode, now, watched=not self._deltas and not first)
-        while self._known.parse(CHUNK):
+        more = True
+        while more:
+            more = self._known.parse(CHUNK)
             await asyncio.sleep(0)
         self._listed_at = self._polled_at = now
         self._stats.alive()

@@ -124,7 +124,8 @@ class Polls:
         except NotThereError:
             pass  # the allocation is over, and its event on the way
         except ForbiddenError as e:
-            self._known.remark(SUBJECT, f"check results cannot be read, so health is without them: {e}")
+            self._known.remark(SUBJECT, f"cannot be read, so health is without them: {e}")
+            self._known.heard_checks(alloc, ())
         except AdapterError:
             self._silent[node] = self._clock() + SILENT_INTERVAL
             self._known.silent(alloc, self._clock())

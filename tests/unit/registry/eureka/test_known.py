@@ -123,6 +123,19 @@ def test_deltas_lead_where_a_listing_does(story: list[tuple[int, str]]) -> None:
     assert watching.take().services == listed(*server.values()).take().services
 
 
+def test_an_application_may_come_in_pieces_or_without_a_name() -> None:
+    known = mk_known()
+    pieces = [Application("WEB", (mk_entry(1),)), Application("", (mk_entry(2),)), Application("WEB", (mk_entry(3),))]
+    known.heard_all(
+        [*pieces, Application("", (), (("a", "?"),)), Application("", (), (("b", "?"),))], "", 0.0, watched=False
+    )
+    snapshot = known.take()
+    assert list(health(snapshot)) == ["web-1", "web-2", "web-3"]
+    assert [q.where for q in snapshot.quarantined] == ["a", "b"]
+    known.heard_delta(listing(mk_entry(2, "DELETED", updated=5)), "", 1.0)
+    assert list(health(known.take())) == ["web-1", "web-3"]
+
+
 # Absences that nothing explains.
 
 
@@ -267,6 +280,12 @@ def leases(**renewed: tuple[int, int]) -> dict[Key, Lease]:
 def test_overdue_is_told_by_the_others() -> None:
     """No clock is needed: the newest renewal in a listing is the server's now, however old the listing."""
     assert overdue(leases(a=(90, 1_000_000), b=(90, 970_000), c=(90, 820_000))) == {("WEB", "c"): 2.0}
+
+
+def test_overdue_counts_for_nothing_when_it_shall_not() -> None:
+    known = Known(Origin("spring", "eureka"), Rules(taper=False), "eureka:8761")
+    known.heard_all(listing(mk_entry(1, renewed=1_000_000), mk_entry(2, renewed=1_000)), "", 0.0, watched=False)
+    assert health(known.take()) == {"web-1": "healthy", "web-2": "healthy"}
 
 
 def test_leases_of_another_duration_tell_nothing() -> None:

@@ -49,10 +49,8 @@ def test_a_service() -> None:
     assert first.labels == {"management.port": "9090", "v": "1"}
     assert first.provenance == {
         "application": "WEB",
-        "instance_id": "web-1",
         "host_name": "one.example",
         "status": "UP",
-        "vip": "web,www.example",
         "management_port": "9090",
     }
 

@@ -53,6 +53,8 @@ class TypeStatus(msgspec.Struct, frozen=True):
     sent: str = ""
     acked: str = ""
     in_flight: bool = False
+    pending: bool = False
+    """There is something to send, which waits for an acknowledgement or for its turn."""
     wildcard: bool = False
     subscribed: int = 0
     sent_generation: int = 0

@@ -157,6 +157,7 @@ class Substream(abc.ABC, Generic[Request]):
             sent=self._sent_version,
             acked=self._acked_version,
             in_flight=self.in_flight is not None,
+            pending=self.is_due,
             wildcard=self.subscription.wildcard,
             subscribed=len(self.subscription.names),
             sent_generation=self._sent_generation,

@@ -355,7 +355,7 @@ def _status(proxy: _Proxy) -> ProxyStatus:
             elif not status.sent:
                 state = "NOT SENT"
             else:
-                state = "STALE" if status.in_flight else "SYNCED"
+                state = "STALE" if status.in_flight or status.pending else "SYNCED"
             lag = proxy.lag_ms.get(type_url)
             types.append(
                 ProxyType(

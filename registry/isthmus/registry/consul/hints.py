@@ -1,0 +1,185 @@
+"""Which of the services that have no blocking query of their own are to be read, and when.
+
+Two blocking queries are always under way: the list of services, and the checks that do not pass. The second names the services
+whose checks turned. The first says *that* registrations changed, mostly without saying whose: each write to Consul has an index,
+and a move of the list is explained when a service was read that has its index. Where nothing explains it, all checks are read
+once and compared with those that were read before: instances nearly always have a check, so an instance that came or went is
+named. What even that leaves unexplained (an address, a weight, an instance without a check) is found by a *sweep*: all that are
+not watched are read.
+
+Reading all checks or all services is held to a share of the time, by a rest after each that is a multiple of the time it took.
+
+The checks' own waking is not asked to be explained: whatever it brings that the list does not (a status) is in the checks that do
+not pass, before or after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from isthmus.registry.adapter import AdapterError, ReadStats
+from isthmus.registry.consul.answers import Checks, changed_checks
+from isthmus.registry.consul.api import ConsulApi
+from isthmus.registry.consul.config import ConsulConfig
+from isthmus.registry.consul.known import Known
+from isthmus.registry.consul.services import LONG_WAIT, SWEPT, Services, Spawn
+from isthmus.registry.cursor import Bucket, full_bucket, step
+
+SETTLE = 0.025
+"""Seconds that watched and named services have to explain a move of the list. Consul answers most within 15 ms."""
+
+AFTERTHOUGHT = 10.0
+"""Seconds to the sweep after a move that was explained, when another change may hide behind it."""
+
+REST = 3.0
+"""How long nothing of the kind is read after all checks, or all services, were: in multiples of the time that it took."""
+
+NO_CHECKS = 60.0
+"""Seconds without reading all checks, after that has failed: they may be more than an answer may hold."""
+
+LIST_BURST, LIST_RATE = 100.0, 10.0
+TROUBLES_BURST, TROUBLES_RATE = 100.0, 10.0
+"""Turns of each loop, at once and per second, when what it watches changes all the time."""
+
+
+class _Move(msgspec.Struct, frozen=True):
+    """The list went from one index to another. `named` is whether it told by itself which services changed."""
+
+    before: int
+    after: int
+    named: bool
+
+
+class Hints:
+    """The hints of one iteration: `begin`, then have everything read, then `follow`."""
+
+    def __init__(
+        self, config: ConsulConfig, api: ConsulApi, stats: ReadStats, known: Known, services: Services
+    ) -> None:
+        self._config = config
+        self._api = api
+        self._stats = stats
+        self._known = known
+        self._services = services
+        self._clock = asyncio.get_running_loop().time
+        self._checks: Checks | None = None
+        self._checks_rest_until = self._no_checks_until = self._clock()
+        self._moves: list[_Move] = []
+        self._moved = asyncio.Event()
+        self._sweep_at = self._clock() + LONG_WAIT
+        self._sweep_sooner = asyncio.Event()
+
+    async def begin(self) -> None:
+        """Ask before any service is read, so that what changes meanwhile wakes the queries that follow."""
+        self._troubles = await self._api.troubles()
+        names = await self._api.names()
+        self._list_index = step(0, names.index).index
+        self._known.heard_list(names.value, names.index, names.filtered)
+        self._prove_life(names.current)
+        if len(names.value) > self._config.watched:
+            await self._named_by_checks()
+
+    def follow(self, spawn: Spawn) -> None:
+        """Go on asking, in the background."""
+        for loop in (self._follow_list, self._follow_troubles, self._explain, self._sweep):
+            spawn(loop())
+
+    def _prove_life(self, current: bool) -> None:
+        if current:
+            self._stats.alive()
+
+    async def _follow_list(self) -> None:
+        index = self._list_index
+        pace = full_bucket(LIST_BURST, LIST_RATE, self._clock())
+        while True:
+            answer = await self._api.names(index, self._config.heartbeat)
+            after = step(index, answer.index)
+            if after.went_back:
+                raise AdapterError(
+                    f"consul at {self._config.address}: the index of the service list went back from {index} to "
+                    f"{answer.index}: a snapshot was restored, or the servers began anew; everything is listed again"
+                )
+            self._prove_life(answer.current)
+            change = self._known.heard_list(answer.value, answer.index, answer.filtered)
+            self._services.unwatch(change.gone | change.missing)
+            self._services.want(change.touched | change.missing)
+            self._services.watch_more()
+            self._services.tell()
+            if after.moved and not self._services.all_watched:
+                self._moves.append(_Move(index, answer.index, bool(change.gone or change.touched)))
+                self._moved.set()
+            index = after.index
+            pace = await self._pause(pace)
+
+    async def _follow_troubles(self) -> None:
+        index, before = step(0, self._troubles.index).index, self._troubles.value
+        pace = full_bucket(TROUBLES_BURST, TROUBLES_RATE, self._clock())
+        while True:
+            answer = await self._api.troubles(index, LONG_WAIT)
+            self._services.want(self._known.with_checks(*changed_checks(before, answer.value)))
+            before = answer.value
+            index = step(index, answer.index).index
+            pace = await self._pause(pace)
+
+    async def _explain(self) -> None:
+        """Find out what each move of the list was, or have everything swept."""
+        while True:
+            await self._moved.wait()
+            await asyncio.sleep(SETTLE)
+            if not all(self._is_explained(move) for move in self._moves):
+                await asyncio.sleep(self._checks_rest_until - self._clock())
+            self._moved.clear()
+            moves, self._moves = self._moves, []
+            if not all(self._is_explained(move) for move in moves):
+                await self._services.read(await self._named_by_checks())
+            for move in moves:
+                last, all_of_it = self._known.explained(move.before, move.after)
+                if not all_of_it:
+                    self._sweep_in(AFTERTHOUGHT if last or move.named else 0)
+
+    def _is_explained(self, move: _Move) -> bool:
+        last, _ = self._known.explained(move.before, move.after)
+        return last
+
+    async def _named_by_checks(self) -> frozenset[str]:
+        """The services whose checks are not what they were when all checks were read before. None of them, if it fails."""
+        if self._clock() < self._no_checks_until:
+            return frozenset()
+        began, before = self._clock(), self._checks
+        try:
+            self._checks = (await self._api.checks()).value
+        except AdapterError:
+            # The blocking queries prove whether Consul is there; without this hint everything is swept.
+            self._no_checks_until = self._clock() + NO_CHECKS
+            return frozenset()
+        self._checks_rest_until = self._clock() + REST * (self._clock() - began)
+        return self._known.with_checks(*changed_checks(before, self._checks)) if before else frozenset()
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout_at(self._sweep_at):
+                    await self._sweep_sooner.wait()
+                self._sweep_sooner.clear()
+                continue
+            except TimeoutError:
+                pass
+            began = self._clock()
+            self._sweep_at = began + LONG_WAIT
+            # Who is not watched now: one that was until a moment ago may have changed since it was read.
+            await self._services.read(self._services.unwatched, SWEPT)
+            await asyncio.sleep(REST * (self._clock() - began))
+
+    def _sweep_in(self, seconds: float) -> None:
+        at = self._clock() + seconds
+        if at < self._sweep_at:
+            self._sweep_at = at
+            self._sweep_sooner.set()
+
+    async def _pause(self, pace: Bucket) -> Bucket:
+        pace, wait = pace.take(self._clock())
+        if wait:
+            await asyncio.sleep(wait)
+        return pace

@@ -1,0 +1,175 @@
+"""Which services have a blocking query of their own, and the reading of the others.
+
+As many services as the connections allow are *watched*: each has a blocking query of its own, and needs no hint. The others are
+read when somebody wants them read. A service that changed becomes watched, in the place of one that has been quiet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from isthmus.registry.adapter import AdapterError
+from isthmus.registry.consul.answers import Listing
+from isthmus.registry.consul.api import Answer, ConsulApi, RefusedError
+from isthmus.registry.consul.known import Known
+from isthmus.registry.cursor import full_bucket, step
+
+LONG_WAIT = 600.0
+"""Seconds: the longest wait that Consul grants."""
+
+AGAIN = 0.05
+"""Seconds after which a read is repeated that was wanted while one was under way, and between looks whether reads are done."""
+
+QUIET = 5.0
+"""Seconds without a change after which a watched service gives its place to one that changed."""
+
+SERVICE_BURST, SERVICE_RATE = 100.0, 10.0
+"""Turns of a watch, at once and per second, when its service changes all the time."""
+
+RETRIES = (0.2, 1.0)
+"""Seconds before each further attempt to read one service. The hints are not retried: they prove that Consul is alive."""
+
+NAMED, SWEPT = 0, 1
+"""How urgent a read is."""
+
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+class Services:
+    """The answers about single services, each told to `known` and then announced by `tell`."""
+
+    def __init__(self, api: ConsulApi, known: Known, most_watched: int, spawn: Spawn, tell: Callable[[], None]) -> None:
+        self._api = api
+        self._known = known
+        self._most_watched = most_watched
+        self._spawn = spawn
+        self.tell = tell
+        self._clock = asyncio.get_running_loop().time
+        self._begun = False
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._queue: asyncio.PriorityQueue[tuple[int, int, str]] = asyncio.PriorityQueue()
+        self._order = itertools.count()
+        self._queued: dict[str, int] = {}
+        self._being_read: set[str] = set()
+
+    def start_readers(self, number: int) -> None:
+        """Read what is wanted, up to this many services at a time."""
+        for _ in range(number):
+            self._spawn(self._read_queued())
+
+    def start_watching(self) -> None:
+        """From here on, what is heard is a change: everything was read once."""
+        self._begun = True
+        self.watch_more()
+
+    def want(self, names: Iterable[str], urgency: int = NAMED) -> None:
+        """Have these services read, unless their own blocking queries will bring what changed."""
+        for name in names:
+            if name not in self._watchers and self._queued.get(name, SWEPT + 1) > urgency:
+                self._queued[name] = urgency
+                self._queue.put_nowait((urgency, next(self._order), name))
+
+    async def read(self, names: Iterable[str], urgency: int = NAMED) -> None:
+        """Have them read, and wait until they are."""
+        names = tuple(names)
+        self.want(names, urgency)
+        while any(name in self._queued or name in self._being_read for name in names):
+            await asyncio.sleep(AGAIN)
+
+    @property
+    def unwatched(self) -> list[str]:
+        """What is only read when somebody wants it, the liveliest first."""
+        return self._known.by_liveliness((self._known.names.keys() | self._known.missing) - self._watchers.keys())
+
+    @property
+    def all_watched(self) -> bool:
+        """Whether every service has a blocking query of its own."""
+        return len(self._watchers) == len(self._known.names) + len(self._known.missing)
+
+    def watch_more(self) -> None:
+        """Give free connections to the services that changed last."""
+        free = self._most_watched - len(self._watchers)
+        if free > 0:
+            for name in self._known.by_liveliness(self._known.names.keys() - self._watchers.keys())[:free]:
+                self._watchers[name] = self._spawn(self._watch(name))
+
+    def unwatch(self, names: Iterable[str]) -> None:
+        """Give up the blocking queries of those that have one."""
+        for name in names:
+            if name in self._watchers:
+                self._watchers.pop(name).cancel()
+
+    async def _read_queued(self) -> None:
+        while True:
+            urgency, _, name = await self._queue.get()
+            if self._queued.get(name) != urgency:
+                continue  # it was queued again, more urgently, and read since
+            if name in self._being_read:
+                # What is under way may be from before the change that this read is for.
+                await asyncio.sleep(AGAIN)
+                self._queue.put_nowait((urgency, next(self._order), name))
+                continue
+            del self._queued[name]
+            if name in self._watchers or not self._known.wanted(name):
+                continue
+            self._being_read.add(name)
+            try:
+                answer = await (self._confirm(name) if name in self._known.missing else self._ask(name))
+            finally:
+                self._being_read.discard(name)
+            if name not in self._watchers:
+                self._heard(name, answer)
+
+    async def _watch(self, name: str) -> None:
+        index = self._known.index(name)
+        pace = full_bucket(SERVICE_BURST, SERVICE_RATE, self._clock())
+        while True:
+            answer = await self._ask(name, index, LONG_WAIT)
+            after = step(index, answer.index)
+            if not after.went_back:  # else a server answered that is behind: what it says is old, so ask again
+                if answer.filtered is None and self._known.is_to_be_confirmed(name, answer.value):
+                    answer = await self._confirm(name)
+                self._heard(name, answer)
+            index = after.index
+            pace, wait = pace.take(self._clock())
+            await asyncio.sleep(wait)
+
+    async def _ask(self, name: str, index: int = 0, wait: float = 0) -> Answer[Listing]:
+        return await _patiently(lambda: self._api.instances(name, index, wait))
+
+    async def _confirm(self, name: str) -> Answer[Listing]:
+        return await _patiently(lambda: self._api.instances_for_certain(name))
+
+    def _heard(self, name: str, answer: Answer[Listing]) -> None:
+        index = step(0, answer.index).index
+        now = self._clock() if self._begun else float("-inf")  # what the first listing finds did not just change
+        if self._known.heard_service(name, answer.value, index, answer.filtered, now) and self._begun:
+            self._watch_instead(name)
+        self.tell()
+
+    def _watch_instead(self, name: str) -> None:
+        """Watch a service that changed, in the place of the one that has been quiet longest, if that is long enough."""
+        if name in self._watchers or name not in self._known.names:
+            return
+        if len(self._watchers) >= self._most_watched:
+            quietest = min(self._watchers, key=self._known.changed_at, default=None)
+            if quietest is None or self._clock() - self._known.changed_at(quietest) < QUIET:
+                return
+            self.unwatch([quietest])
+            self.want([quietest], SWEPT)  # its query may have been just about to tell something
+        self._watchers[name] = self._spawn(self._watch(name))
+
+
+async def _patiently(ask: Callable[[], Coroutine[Any, Any, Answer[Listing]]]) -> Answer[Listing]:
+    for delay in RETRIES:
+        try:
+            return await ask()
+        except RefusedError:
+            raise
+        except AdapterError:
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - so that many do not retry in step
+    return await ask()
