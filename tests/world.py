@@ -44,7 +44,13 @@ def mk_service(
 
 
 def mk_snapshot(
-    *services: Service, origin: str = "consul", cursor: str = "1", changed: Iterable[str] | None = None, doubt: str = ""
+    *services: Service,
+    origin: str = "consul",
+    cursor: str = "1",
+    changed: Iterable[str] | None = None,
+    doubt: str = "",
+    doubts: Mapping[str, str] | None = None,
+    unlisted: str = "",
 ) -> Snapshot:
     return Snapshot(
         Origin(origin, "fake"),
@@ -53,4 +59,6 @@ def mk_snapshot(
         None if changed is None else frozenset(mk_key(c) for c in changed),
         (),
         doubt,
+        {mk_key(name): reason for name, reason in (doubts or {}).items()},
+        unlisted,
     )

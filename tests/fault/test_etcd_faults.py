@@ -24,8 +24,8 @@ from tests.servers.relay import Relay
 from tests.wait import eventually
 
 HEARTBEAT = 0.5
-NOTICED_WITHIN = HEARTBEAT + 1 + 3 * 1 + 3
-"""Silence, the question, as many connections as there are members, and a machine that is busy."""
+NOTICED_WITHIN = HEARTBEAT + 1 + 3 * 1 + 5 + 3
+"""Silence, the question, as many connections as there are members, an election, and a machine that is busy."""
 
 
 @pytest.fixture(params=[OLDEST, LATEST])

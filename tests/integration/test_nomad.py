@@ -16,20 +16,12 @@ from isthmus.registry.model import Health, Instance, Locality, Origin, ServiceKe
 from isthmus.registry.nomad import NomadAdapter, NomadConfig
 from isthmus.registry.origin import OriginStatus
 from tests.contract.adapter_contract import Following, following
-from tests.servers.nomad import Nomad, mk_job, mk_service
+from tests.servers.nomad import DEPLOYMENT, Nomad, mk_job, mk_service
 from tests.wait import eventually
 
 HEARTBEAT = 0.5
 NOTICED_WITHIN = HEARTBEAT * 17 / 16 + 2 + 1.5
 SHUTDOWN_DELAY = 2.0
-
-DEPLOYMENT = {
-    "MaxParallel": 1,
-    "MinHealthyTime": 500_000_000,
-    "HealthyDeadline": 30_000_000_000,
-    "ProgressDeadline": 60_000_000_000,
-    "HealthCheck": "checks",
-}
 
 
 @pytest.fixture(scope="module")
@@ -269,9 +261,10 @@ class TestHealth:
             (alloc,) = instances(seen)
             begin = len(seen.snapshots)
             (state / "all").touch()  # what the new task answers at first
-            await nomad.put(f"/v1/client/allocation/{alloc}/restart", {})
+            restart = asyncio.create_task(nomad.put(f"/v1/client/allocation/{alloc}/restart", {}))
             await eventually(lambda: healths(seen) == [Health.DRAINING], "it drains")
             await eventually(lambda: healths(seen) == [Health.UNHEALTHY], "it warms up", timeout=20)
+            await restart
             (state / "all").unlink()
             await until_healthy(seen)
         shown = [healths(_at(s)) for s in seen.snapshots[begin:]]

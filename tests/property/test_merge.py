@@ -23,7 +23,10 @@ def services(draw: st.DrawFn, origin: str, name: str) -> Service:
 @st.composite
 def snapshots(draw: st.DrawFn, origin: str) -> Snapshot:
     names = draw(st.sets(st.sampled_from(NAMES)))
-    return Snapshot(Origin(origin, "fake"), {(s := draw(services(origin, n))).key: s for n in sorted(names)})
+    known = {(s := draw(services(origin, n))).key: s for n in sorted(names)}
+    listed = sorted((key, i.id) for key, service in known.items() for i in service.instances)
+    kept = draw(st.sets(st.sampled_from(listed), max_size=3)) if listed else set()
+    return Snapshot(Origin(origin, "fake"), known, kept=frozenset(kept))
 
 
 worlds = st.tuples(*(snapshots(o) for o in ORIGINS))
@@ -42,7 +45,7 @@ def test_merging_again_changes_nothing(world: tuple[Snapshot, ...]) -> None:
 def test_hints_change_nothing_but_time(before: tuple[Snapshot, ...], after: tuple[Snapshot, ...]) -> None:
     """Merging with the previous state and with hints gives what merging from nothing gives."""
     hinted = [
-        Snapshot(a.origin, a.services, changed=differing(b.services, a.services))
+        Snapshot(a.origin, a.services, changed=differing(b.services, a.services), kept=a.kept)
         for b, a in zip(before, after, strict=True)
     ]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,6 +58,26 @@ class NomadAgent(Process):
         # With AWS_CA_BUNDLE Nomad's client does not start: "unable to add custom RootCAs".
         env = {name: value for name, value in os.environ.items() if not name.startswith(("NOMAD_", "AWS_"))}
         super().__init__([find_nomad(), "agent", f"-config={file}"], directory / "nomad.log", env=env)
+
+    def stop(self, grace: float = 5) -> int | None:
+        """End it and the tasks that it has started: Nomad itself leaves them alone when it ends."""
+        status = super().stop(grace)
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+                named = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+                if f"{self.directory}/allocs/".encode() in named:
+                    os.kill(int(process.name), signal.SIGKILL)
+        # What it leaves mounted nobody could remove.
+        _unmount(self.directory)
+        return status
+
+
+def _unmount(directory: Path) -> None:
+    below = f"{directory.resolve()}/"
+    for line in Path("/proc/mounts").read_text().splitlines():
+        path = line.split(" ")[1]
+        if path.startswith(below):
+            subprocess.run(["umount", path], check=False, capture_output=True)
 
 
 class Nomad(NomadAgent):
@@ -119,10 +142,10 @@ class Nomad(NomadAgent):
         return client
 
     def stop(self, grace: float = 5) -> int | None:
-        """End the agents and what they run: Nomad itself would leave tasks alone when it ends."""
-        for agent in (*self.clients, self):
-            super(Nomad, agent).stop(grace) if agent is self else agent.stop(grace)
-        return None
+        """End the agents and what they run."""
+        for client in self.clients:
+            client.stop(grace)
+        return super().stop(grace)
 
     # Jobs.
 
@@ -264,13 +287,23 @@ def mk_service(name: str, port: str = "http", *, check: bool = False, tags: Sequ
     return service | more
 
 
+DEPLOYMENT = {
+    "MaxParallel": 1,
+    "MinHealthyTime": 200_000_000,
+    "HealthyDeadline": 30_000_000_000,
+    "ProgressDeadline": 60_000_000_000,
+    "HealthCheck": "checks",
+}
+"""How the next version of a job takes the place of the one before: quickly."""
+
+
 def mk_job(
     name: str,
     *services: Any,
     count: int = 1,
     state: Path | None = None,
     shutdown_delay: float = 0,
-    update: Mapping[str, Any] | None = None,
+    update: Mapping[str, Any] = DEPLOYMENT,
     namespace: str = "default",
     env: Mapping[str, str] | None = None,
     group: Mapping[str, Any] | None = None,
@@ -294,7 +327,7 @@ def mk_job(
         "Tasks": [task],
         "ShutdownDelay": int(shutdown_delay * 1e9),
         "RestartPolicy": {"Attempts": 3, "Interval": 60_000_000_000, "Delay": 100_000_000, "Mode": "delay"},
-        "Update": dict(update) if update else None,
+        "Update": dict(update),
         "EphemeralDisk": {"SizeMB": 10},
     } | dict(group or {})
     return {

@@ -107,46 +107,5 @@ def to_catalog_document(bridge: Bridge) -> dict[str, object]:
         "holds": held(hub),
         "leaving": leaving(hub),
         "registries": registries(bridge),
-    }
-
-
-def registries(bridge: Bridge) -> dict[str, object]:
-    """How each registry is doing, in order of precedence. Times are seconds since the epoch."""
-    return {name: _origin_state(s) for name, s in bridge.hub.statuses.items()}
-
-
-def _origin_state(status: OriginStatus) -> dict[str, object]:
-    return {
-        "kind": status.origin.kind,
-        "synced": status.synced,
-        "last_success": status.last_success,
-        "stale_since": status.stale_since,
-        "stale_for_s": None if status.stale_since is None else round(time.time() - status.stale_since, 1),
-        "error": status.error,
-        "doubt": status.doubt,
-        "cursor": status.cursor,
-    }
-
-
-def to_catalog_document(bridge: Bridge) -> dict[str, object]:
-    """Everything that is known, with where it came from and what was left out."""
-    catalog, hub = bridge.catalog, bridge.hub
-    return {
-        "services": [service for _, service in sorted(catalog.services.items())],
-        "conflicts": bridge.conflicts,
-        # From the origins, for a catalog is made when services change, and a file may break without any doing so.
-        "quarantined": sorted({q for status in hub.statuses.values() for q in status.quarantined}),
-        "holds": [
-            {
-                "service": str(h.key),
-                "instance": h.instance.id,
-                "origin": h.instance.origin,
-                "reason": h.reason,
-                "held_for_s": round(now - h.since, 1),
-                "ends_in_s": None if h.until is None else round(h.until - now, 1),
-            }
-            for h in sorted(hub.holds, key=lambda h: (h.key, h.instance.id))
-        ],
-        "registries": registries(bridge),
         "virtual_ips": {str(k): v for k, v in sorted(bridge.virtual_ips.items())},
     }

@@ -1,4 +1,4 @@
-"""The HTTP side's answers to questions of operators: how is each registry, why is this endpoint not used, what differs, let it go."""
+"""The HTTP side's answers to operators: how is each registry, what differs, what is doubtful, why gets that one no requests."""
 
 from __future__ import annotations
 

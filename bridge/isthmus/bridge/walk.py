@@ -1,243 +1,259 @@
 """`isthmus explain endpoint`: one address, followed from its registry to the proxies that acknowledged it.
 
-Each stage says what became of the record there. The first stage that is not "passed" is the answer.
+Each stage says what became of the record there. The first one that did not let it pass as it was is the answer.
 """
 
 from __future__ import annotations
 
-import enum
+import ipaddress
+import re
 import time
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
+from envoy.config.core.v3.address_pb2 import Address
 from envoy.config.core.v3.health_check_pb2 import HealthStatus
+from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
-from isthmus.registry.model import Health, Instance, Service, ServiceKey
+from isthmus.bridge.answers import Stage, Verdict, Walk
+from isthmus.registry.model import Health, Instance, Quarantined, Service, ServiceKey
 from isthmus.registry.source import Source
-from isthmus.xds.names import ClusterName
+from isthmus.xds.names import ClusterName, hostname
 from isthmus.xds.resource import TypeUrl
 
 if TYPE_CHECKING:
     from isthmus.bridge.bridge import Bridge
 
-
-class Verdict(enum.Enum):
-    """What became of the record at one stage."""
-
-    PASSED = "passed"
-    CHANGED = "changed"
-    """It goes on, but gets no requests, or others than its registry meant."""
-    DROPPED = "dropped"
+_SERVING = frozenset({Health.HEALTHY, Health.DEGRADED, Health.UNKNOWN})
+_OF_ORIGINS = ("registry", "filter", "health", "guard", "drain")
+_NOBODY = "-"
+_PLACES = 5
+"""Places of a service that are named when the one that is asked about is not among them."""
 
 
-class Stage(msgspec.Struct, frozen=True):
-    """One stage, in one sentence. `where` is an origin, a resource or a proxy."""
+class Endpoint(NamedTuple):
+    """An address (canonical, where it is an IP address) and a port; `unix:///path` and 0."""
 
-    stage: str
-    where: str
-    verdict: Verdict
-    text: str
-
-
-class Walk(msgspec.Struct, frozen=True):
-    """The whole way of one endpoint. `answer` names the first stage that dropped or changed it."""
-
-    service: str
     address: str
-    answer: str
-    stages: tuple[Stage, ...]
+    port: int
+
+    def __str__(self) -> str:
+        if self.address.startswith("unix:"):
+            return self.address
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    def is_at(self, address: str, port: int) -> bool:
+        """Whether that is this place."""
+        try:
+            address = str(ipaddress.ip_address(address))
+        except ValueError:
+            address = address.removesuffix(".")
+        return self.address.lower().removesuffix(".") == address.lower() and port == self.port
+
+    def is_served_by(self, instance: Instance) -> bool:
+        """Whether that instance listens there."""
+        if self.address.startswith("unix:"):
+            return instance.address == self.address
+        return any(self.is_at(instance.address, port) for port in instance.ports.values())
+
+    def is_address(self, address: Address) -> bool:
+        """Whether Envoy's address is this one."""
+        if address.HasField("pipe"):
+            return self.address == f"unix://{address.pipe.path}"
+        return self.is_at(address.socket_address.address, address.socket_address.port_value)
 
 
-def walk(bridge: Bridge, key: ServiceKey, address: str, port: int) -> Walk:
-    """Follow the endpoint `address:port` of a service."""
-    stages: list[Stage] = []
-    for name, source in bridge.hub.sources.items():
-        stages += _in_origin(name, source, key, address, port)
-    if all(s.verdict is Verdict.DROPPED for s in stages):
-        return _answered(key, address, port, stages)
-    merged = _find(bridge.catalog.services.get(key), address, port)
+def walk(bridge: Bridge, key: ServiceKey, endpoint: Endpoint) -> Walk:
+    """Follow an endpoint of a service."""
+    stages = [s for name, source in bridge.hub.sources.items() for s in _in_origin(name, source, key, endpoint)]
+    merged = None
+    if any(s.stage == "registry" and s.verdict is Verdict.PASSED for s in stages):
+        merged = _find(bridge.catalog.services.get(key), endpoint)
+        stages.append(_in_catalog(bridge, key, endpoint, merged))
+        if merged is not None:
+            stages += _in_resources(bridge, key, merged, endpoint)
+    serving, answer = _conclude(stages, merged)
+    return Walk(str(key), str(endpoint), serving, answer, tuple(stages))
+
+
+def _conclude(stages: Sequence[Stage], merged: Instance | None) -> tuple[bool, str]:
+    """Whether it gets requests, and why not or in spite of what."""
     if merged is None:
-        stages.append(Stage("merge", "catalog", Verdict.DROPPED, "is not in the merged catalog"))
-        return _answered(key, address, port, stages)
-    stages.append(_in_catalog(bridge, key, merged))
-    stages += _in_resources(bridge, key, merged, address, port)
-    return _answered(key, address, port, stages)
+        lost = next((s for s in stages if s.verdict is Verdict.DROPPED), None)
+        if lost is not None:
+            return False, f"it gets no requests: {_named(lost)}"
+        absent = "; ".join(f"{s.where} {s.text}" for s in stages if s.verdict is Verdict.ABSENT)
+        return False, f"it gets no requests: no registry lists it: {absent}"
+    # What another registry says of the same place does not count: merging keeps one record.
+    path = [s for s in stages if s.stage not in _OF_ORIGINS or s.where == merged.origin]
+    first = next((s for s in path if s.verdict is not Verdict.PASSED), None)
+    proxies = {s.where for s in path if s.stage == "proxy" and s.where != _NOBODY}
+    behind = {s.where for s in path if s.stage == "proxy" and s.verdict is Verdict.DROPPED}
+    following = proxies - behind
+    if merged.health not in _SERVING or merged.weight <= 0 or not following:
+        return False, f"it gets no requests: {_named(first) if first else 'the bridge is about to send it'}"
+    late = next((s for s in path if s.verdict is Verdict.DROPPED), None)
+    if late is not None:
+        return False, f"it gets requests from {len(following)} of {len(proxies)} proxies: {_named(late)}"
+    who = f"all {len(proxies)} proxies have" if len(proxies) > 1 else f"{min(proxies)} has"
+    though = f"; {_named(first)}" if first else ""
+    return True, f"it gets requests: {who} acknowledged it{though}"
 
 
-def _answered(key: ServiceKey, address: str, port: int, stages: list[Stage]) -> Walk:
-    bad = [s for s in stages if s.verdict is not Verdict.PASSED]
-    if not stages:
-        answer = "there are no registries"
-    elif any(s.stage == "registry" and s.verdict is Verdict.PASSED for s in stages):
-        # An origin that never had it explains nothing when another one has.
-        bad = [s for s in bad if s.stage != "registry"]
-        first = bad[0] if bad else None
-        answer = (
-            f"{first.stage} ({first.where}): {first.text}" if first else "it gets requests, and every proxy knows it"
-        )
-    else:
-        answer = f"registry: {'; '.join(f'{s.where} {s.text}' for s in bad)}"
-    return Walk(str(key), f"{address}:{port}", answer, tuple(stages))
+def _named(stage: Stage) -> str:
+    return f"{stage.stage} ({stage.where}): {stage.text}"
 
 
-def _in_origin(name: str, source: Source, key: ServiceKey, address: str, port: int) -> Iterator[Stage]:
-    """Through one origin: what the registry lists, its health, the guard, the drain."""
+def _in_origin(name: str, source: Source, key: ServiceKey, endpoint: Endpoint) -> Iterator[Stage]:
+    """Through one origin: what the registry lists, what could not be used of it, its health, the guard, the drain."""
     status = source.status
     if source.listed is None:
-        yield Stage(
-            "registry",
-            name,
-            Verdict.DROPPED,
-            f"has not been read yet: {status.error or 'the first listing is under way'}",
-        )
+        reason = status.error or "the first listing is under way"
+        yield Stage("registry", name, Verdict.ABSENT, f"has not been read yet: {reason}")
         return
-    age = (
-        f", stale for {time.time() - status.stale_since:.0f} s: {status.error}"
-        if status.stale_since is not None
-        else ""
-    )
-    instance = _find(source.listed.services.get(key), address, port)
+    age = f"; stale for {time.time() - status.stale_since:.0f} s: {status.error}" if status.stale_since else ""
+    instance = _find(source.listed.services.get(key), endpoint)
     if instance is not None:
-        yield Stage("registry", name, Verdict.PASSED, f"lists it as {instance.id} (cursor {source.listed.cursor}{age})")
-        yield _health(name, instance)
+        at = f", cursor {source.listed.cursor}" if source.listed.cursor else ""
+        yield Stage("registry", name, Verdict.PASSED, f"lists it as {instance.id}{at}{age}")
+        yield Stage("health", name, *_health(instance))
         return
-    held = next((h for h in source.holds if h.key == key and _serves(h.instance, address, port)), None)
+    held = next((h for h in source.holds if h.key == key and endpoint.is_served_by(h.instance)), None)
     if held is not None:
-        yield Stage("registry", name, Verdict.PASSED, f"listed it as {held.instance.id}, and does no more")
-        ends = (
-            "while that lasts" if held.until is None else f"for another {max(0, held.until - time.monotonic()):.0f} s"
-        )
-        yield Stage("guard", name, Verdict.CHANGED, f"holds it {ends}: {held.reason}")
+        ends = "while that lasts" if held.until is None else f"for another {_seconds(held.until)} s"
+        yield Stage("registry", name, Verdict.PASSED, f"listed it as {held.instance.id}, and no longer does{age}")
+        yield Stage("health", name, *_health(held.instance))
+        yield Stage("guard", name, Verdict.CHANGED, f"it is held {ends}: {held.reason}")
         return
-    leaving = next((x for x in source.leaving if x.key == key and _serves(x.instance, address, port)), None)
+    leaving = next((x for x in source.leaving if x.key == key and endpoint.is_served_by(x.instance)), None)
     if leaving is not None:
-        yield Stage("registry", name, Verdict.PASSED, f"listed it as {leaving.instance.id} until a moment ago")
-        rest = max(0, leaving.until - time.monotonic())
-        text = f"lets it finish what it has, for another {rest:.0f} s; nothing new is sent"
+        text = f"it finishes what it has, for another {_seconds(leaving.until)} s, and gets nothing new"
+        yield Stage("registry", name, Verdict.PASSED, f"listed it as {leaving.instance.id} until a moment ago{age}")
         yield Stage("drain", name, Verdict.CHANGED, text)
         return
-    yield Stage("registry", name, Verdict.DROPPED, _absence(source, key) + age)
+    refused = _refused(status.quarantined, key, endpoint)
+    if refused is not None:
+        yield Stage("filter", name, Verdict.DROPPED, f"{refused.where} cannot be used: {refused.reason}")
+        return
+    yield Stage("registry", name, Verdict.ABSENT, _absence(source.listed.services, key) + age)
 
 
-def _absence(source: Source, key: ServiceKey) -> str:
-    refused = [q for q in source.status.quarantined if key.name in q.where or key.name in q.reason]
-    if refused:
-        return f"could not use {refused[0].where}: {refused[0].reason}"
-    listed = source.listed
-    service = listed.services.get(key) if listed else None
+def _seconds(until: float) -> str:
+    return f"{max(0.0, until - time.monotonic()):.0f}"
+
+
+def _refused(quarantined: Sequence[Quarantined], key: ServiceKey, endpoint: Endpoint) -> Quarantined | None:
+    """What was left out and is probably meant: it names the address or the service."""
+    for word in (endpoint.address, key.name):
+        whole = re.compile(rf"(?<![\w.-]){re.escape(word)}(?![\w-])")
+        for q in quarantined:
+            if whole.search(q.where) or whole.search(q.reason):
+                return q
+    return None
+
+
+def _absence(services: Mapping[ServiceKey, Service], key: ServiceKey) -> str:
+    service = services.get(key)
     if service is None:
-        others = sorted(str(k) for k in listed.services if k.name == key.name) if listed else []
+        others = sorted(str(k) for k in services if k.name.lower() == key.name.lower())
         return f"does not list the service{f', but {others[0]}' if others else ''}"
-    places = sorted(f"{i.address}:{p}" for i in service.instances for p in i.ports.values())
-    shown = ", ".join(places[:5]) + (", ..." if len(places) > 5 else "")
-    return f"lists the service at {shown or 'no address at all'}, not there"
+    places = sorted({str(Endpoint(i.address, p)) for i in service.instances for p in i.ports.values() or (0,)})
+    more = f" and {len(places) - _PLACES} more" if len(places) > _PLACES else ""
+    return f"lists the service at {', '.join(places[:_PLACES]) or 'no address at all'}{more}, not there"
 
 
-def _health(name: str, instance: Instance) -> Stage:
-    checks = instance.provenance.get("failing_checks") or instance.provenance.get("checks", "")
-    because = f" ({checks})" if checks else ""
-    match instance.health:
-        case Health.HEALTHY | Health.UNKNOWN | Health.DEGRADED if instance.weight > 0:
-            return Stage("health", name, Verdict.PASSED, f"{instance.health.value}, weight {instance.weight}{because}")
-        case Health.HEALTHY | Health.UNKNOWN | Health.DEGRADED:
-            return Stage(
-                "health",
-                name,
-                Verdict.CHANGED,
-                f"{instance.health.value}, but of weight 0: it gets no requests{because}",
-            )
-        case _:
-            return Stage("health", name, Verdict.CHANGED, f"{instance.health.value}: it gets no requests{because}")
-
-
-def _in_catalog(bridge: Bridge, key: ServiceKey, merged: Instance) -> Stage:
-    claims = [
-        name
-        for name, source in bridge.hub.sources.items()
-        if source.shown and any(_find(source.shown.services.get(key), merged.address, p) for p in merged.ports.values())
-    ]
-    if claims and claims[0] != merged.origin and merged.origin in claims:
-        claims = [merged.origin, *(c for c in claims if c != merged.origin)]
-    others = f"; {', '.join(claims[1:])} lists it too" if claims[1:] else ""
-    return Stage(
-        "merge",
-        "catalog",
-        Verdict.PASSED,
-        f"is instance {merged.id} of {merged.origin}, weight {merged.weight}{others}",
+def _health(instance: Instance) -> tuple[Verdict, str]:
+    said = instance.provenance
+    reasons = (
+        ("failing checks: {}", said.get("failing_checks")),
+        ("{}", said.get("health")),
+        ("status {}", said.get("overridden_status") or (said.get("status", "") != "UP" and said.get("status"))),
+        ("renewal {}", said.get("renewal")),
     )
+    because = "; ".join(text.format(reason) for text, reason in reasons if reason)
+    because = f" ({because})" if because else ""
+    if instance.health is Health.DRAINING:
+        return Verdict.CHANGED, f"draining: it finishes what it has and gets nothing new{because}"
+    if instance.health is Health.UNHEALTHY:
+        return Verdict.CHANGED, f"unhealthy{because}"
+    if instance.weight <= 0:
+        return Verdict.CHANGED, f"{instance.health.value}, but its registry gives it the weight 0{because}"
+    return Verdict.PASSED, f"{instance.health.value}, weight {instance.weight}{because}"
 
 
-def _in_resources(bridge: Bridge, key: ServiceKey, merged: Instance, address: str, port: int) -> Iterator[Stage]:
-    service = bridge.catalog.services[key]
-    names = {p.number for p in service.ports if merged.ports.get(p.name) == port}
-    resources = bridge.server.snapshot.of_type(TypeUrl.ENDPOINT)
-    clusters = [name for name in resources if _belongs(name, key, names, bridge.config.mesh.domain)]
-    for name in sorted(clusters):
-        assignment = ClusterLoadAssignment.FromString(resources[name].body)
-        found = [
-            e
-            for locality in assignment.endpoints
-            for e in locality.lb_endpoints
-            if _at(
-                e.endpoint.address.socket_address.address, e.endpoint.address.socket_address.port_value, address, port
-            )
-            or e.endpoint.address.pipe.path == address.removeprefix("unix://")
-        ]
-        if not found:
-            why = [
-                c for c in bridge.conflicts if str(key) in c.subject or str(key) in c.dropped or address in c.dropped
-            ]
-            text = (
-                f"conflict about {why[0].subject}: {why[0].dropped} loses to {why[0].kept}" if why else "is not in it"
-            )
-            yield Stage("translate", name, Verdict.DROPPED, text)
-            continue
-        health = HealthStatus.Name(found[0].health_status)
-        yield Stage(
-            "translate", name, Verdict.PASSED, f"is in it, {health}, weight {found[0].load_balancing_weight.value or 1}"
+def _in_catalog(bridge: Bridge, key: ServiceKey, endpoint: Endpoint, merged: Instance | None) -> Stage:
+    shown = {
+        name: instance
+        for name, source in bridge.hub.sources.items()
+        if source.shown and (instance := _find(source.shown.services.get(key), endpoint))
+    }
+    if merged is None:
+        why = [c for c in bridge.conflicts if c.subject == f"ports of {key}"]
+        text = (
+            f"its port is none of the service's: {why[0].dropped} loses to {why[0].kept}" if why else "it is not there"
         )
-        yield from _at_proxies(bridge, name)
+        return Stage("merge", "catalog", Verdict.DROPPED, text)
+    others = [name for name in shown if name != merged.origin]
+    also = f"; {', '.join(others)} {'lists' if len(others) == 1 else 'list'} the same place" if others else ""
+    text = f"is instance {merged.id} of {merged.origin}, weight {merged.weight}{also}"
+    listed = shown.get(merged.origin)
+    if merged.weight <= 0 and listed is not None and listed.weight > 0:
+        return Stage("merge", "catalog", Verdict.CHANGED, f"{text}: merge.weights gives {merged.origin} no requests")
+    return Stage("merge", "catalog", Verdict.PASSED, text)
+
+
+def _in_resources(bridge: Bridge, key: ServiceKey, merged: Instance, endpoint: Endpoint) -> Iterator[Stage]:
+    """Through every cluster that it belongs to, to every proxy."""
+    snapshot = bridge.server.snapshot
+    served = {
+        port.number
+        for port in bridge.catalog.services[key].ports
+        if port.name in merged.ports and (not endpoint.port or merged.ports[port.name] == endpoint.port)
+    }
+    own = hostname(key, bridge.config.mesh.domain)
+    clusters = sorted(name for name in snapshot.of_type(TypeUrl.CLUSTER) if _belongs(name, own, served))
     if not clusters:
-        static = bridge.server.snapshot.of_type(TypeUrl.CLUSTER)
-        inline = [name for name in static if _belongs(name, key, names, bridge.config.mesh.domain)]
-        if inline:
-            yield Stage(
-                "translate",
-                inline[0],
-                Verdict.PASSED,
-                "is resolved by Envoy itself: an instance has a host name as address",
-            )
-        else:
-            yield Stage("translate", str(key), Verdict.DROPPED, "has no cluster; see isthmus doctor for conflicts")
+        lost = [c for c in bridge.conflicts if c.dropped == str(key)]
+        text = f"its service has no cluster: {lost[0].subject} is {lost[0].kept}'s" if lost else "it has no cluster"
+        yield Stage("translate", str(key), Verdict.DROPPED, text)
+    assignments = snapshot.of_type(TypeUrl.ENDPOINT)
+    for cluster in clusters:
+        if cluster not in assignments:
+            yield Stage("translate", cluster, Verdict.PASSED, "Envoy resolves the host names of its instances itself")
+            yield from _at_proxies(bridge, TypeUrl.CLUSTER, cluster)
+            continue
+        found = _endpoint(ClusterLoadAssignment.FromString(assignments[cluster].body), endpoint)
+        if found is None:
+            why = [c for c in bridge.conflicts if endpoint.address in c.subject or endpoint.address in c.dropped]
+            text = f"{why[0].dropped} loses to {why[0].kept} ({why[0].subject})" if why else "it is not in it"
+            yield Stage("translate", cluster, Verdict.DROPPED, text)
+            continue
+        text = f"is in it, {HealthStatus.Name(found.health_status)}, weight {found.load_balancing_weight.value}"
+        yield Stage("translate", cluster, Verdict.PASSED, text)
+        yield from _at_proxies(bridge, TypeUrl.ENDPOINT, cluster)
 
 
-def _at_proxies(bridge: Bridge, cluster: str) -> Iterator[Stage]:
-    followers = bridge.server.followers(TypeUrl.ENDPOINT, cluster)
+def _endpoint(assignment: ClusterLoadAssignment, endpoint: Endpoint) -> LbEndpoint | None:
+    there = (e for locality in assignment.endpoints for e in locality.lb_endpoints)
+    return next((e for e in there if endpoint.is_address(e.endpoint.address)), None)
+
+
+def _at_proxies(bridge: Bridge, type_url: TypeUrl, name: str) -> Iterator[Stage]:
+    followers = bridge.server.followers(type_url, name)
     if not followers:
-        yield Stage("proxy", "-", Verdict.DROPPED, "no proxy is connected")
+        yield Stage("proxy", _NOBODY, Verdict.DROPPED, "no proxy is connected")
     for node, has_it, text in followers:
         yield Stage("proxy", node, Verdict.PASSED if has_it else Verdict.DROPPED, text)
 
 
-def _belongs(cluster: str, key: ServiceKey, ports: Iterable[int], domain: str) -> bool:
+def _belongs(cluster: str, host: str, ports: set[int]) -> bool:
     try:
         name = ClusterName.parse(cluster)
     except ValueError:
         return False
-    return name.hostname == f"{key.name}.{key.namespace}.{domain}".lower() and name.port in ports
+    return name.hostname == host and name.port in ports
 
 
-def _find(service: Service | None, address: str, port: int) -> Instance | None:
-    if service is None:
-        return None
-    return next((i for i in service.instances if _serves(i, address, port)), None)
-
-
-def _serves(instance: Instance, address: str, port: int) -> bool:
-    return instance.address == address and (port in instance.ports.values() or address.startswith("unix:"))
-
-
-def _at(address: str, number: int, wanted_address: str, wanted_port: int) -> bool:
-    return (address, number) == (wanted_address, wanted_port)
+def _find(service: Service | None, endpoint: Endpoint) -> Instance | None:
+    return next((i for i in service.instances if endpoint.is_served_by(i)), None) if service else None

@@ -14,6 +14,11 @@ COMMANDS = {
     "bootstrap": "isthmus.cli.bootstrap:app",
     "services": "isthmus.cli.status:services_app",
     "proxy-status": "isthmus.cli.status:proxy_status_app",
+    "registries": "isthmus.cli.registries:app",
+    "holds": "isthmus.cli.holds:app",
+    "parity": "isthmus.cli.parity:app",
+    "doctor": "isthmus.cli.doctor:app",
+    "explain": "isthmus.cli.explain:app",
     "demo": "isthmus.cli.demo:app",
     "completion": "isthmus.cli.completion:app",
     "version": "isthmus.cli.version:app",
@@ -24,7 +29,7 @@ app = cyclopts.App(
     name="isthmus",
     help="Carries the services of Consul, Eureka, etcd, Nomad and files into Envoy over xDS, without Kubernetes.",
     help_format="plaintext",
-    help_epilogue="Exit status: 0 done, 1 could not be done, 2 wrong command line, 3 (proxy-status) a proxy lags behind.",
+    help_epilogue="Exit status: 0 done, 1 could not be done, 2 wrong command line, 3 done, and not all is well.",
     version_flags=["--version"],
 )
 for name, path in COMMANDS.items():

@@ -58,6 +58,14 @@ def note(text: str) -> None:
     sys.stderr.write(f"isthmus: {_visible(text).plain}\n")
 
 
+def duration(seconds: float) -> str:
+    """How long something lasts, in the largest unit of which there are at least two."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 def _visible(cell: str | Text) -> Text:
     """What registries and proxies call things must not move the cursor of who looks at it."""
     text = cell if isinstance(cell, Text) else Text(cell)

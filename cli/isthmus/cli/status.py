@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import urllib.error
-import urllib.request
-from collections.abc import Collection, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping
 
 import msgspec
-from cyclopts import Parameter
 from rich.text import Text
 
-from isthmus.cli import address
+from isthmus.bridge.answers import Held, Leaving
+from isthmus.cli.asking import BridgeAddress, get
 from isthmus.cli.command import command
-from isthmus.cli.output import CommandError, Output, note, print_document, print_table
+from isthmus.cli.output import CommandError, Output, duration, note, print_document, print_table
 from isthmus.registry.model import Health, Instance, Service
 from isthmus.registry.written import to_document
 from isthmus.xds.server.status import ProxyStatus, ProxyType
 
 _STYLES = {"SYNCED": "green", "STALE": "yellow", "REJECTED": "bold red", "NOT SENT": "dim"}
 _HEALTH_STYLES = {Health.HEALTHY: "green", Health.UNHEALTHY: "red"}
-_SERVICE_COLUMNS = ("SERVICE", "NAMESPACE", "PORTS", "SERVING", "ORIGINS")
+_SERVICE_COLUMNS = ("SERVICE", "NAMESPACE", "PORTS", "SERVING", "ORIGINS", "REMARKS")
 _INSTANCE_COLUMNS = ("NAMESPACE", "INSTANCE", "ADDRESS", "PORTS", "HEALTH", "WEIGHT", "ORIGIN", "LABELS")
 _PROXY_COLUMNS = ("PROXY", "TYPE", "STATE", "SENT", "ACKED", "LAG", "PEER", "CLIENT", "LAST NACK")
-_TIMEOUT = 10.0
-_MAX_BYTES = 1 << 28
 
-T = TypeVar("T")
-BridgeAddress = Annotated[str, Parameter(name="--bridge", env_var="ISTHMUS_BRIDGE")]
+_Remarks = Mapping[tuple[str, str, str], str]
+"""Why an instance is still there, by service, origin and its id there."""
 
 
 class Registry(msgspec.Struct, frozen=True):
@@ -41,18 +34,12 @@ class Registry(msgspec.Struct, frozen=True):
     doubt: str
 
 
-class Hold(msgspec.Struct, frozen=True):
-    """An instance that is served although its registry does not list it."""
-
-    service: str
-    instance: str
-
-
 class CatalogDocument(msgspec.Struct, frozen=True):
     """What is used of `/debug/catalog`."""
 
     services: list[Service]
-    holds: list[Hold]
+    holds: list[Held]
+    leaving: list[Leaving]
     registries: dict[str, Registry]
 
 
@@ -60,6 +47,9 @@ def services(
     name: str | None = None, /, *, bridge: BridgeAddress = "127.0.0.1:15014", output: Output = "table"
 ) -> None:
     """List the services that the bridge knows, all registries merged.
+
+    SERVING is how many of the instances get requests. A held instance does, though its registry no longer lists it; a
+    draining one finishes what it has.
 
     With -o yaml or json the output is what the file registry reads.
 
@@ -76,20 +66,22 @@ def services(
         output: As a table, JSON or YAML.
 
     """
-    document = _get(bridge, "/debug/catalog", CatalogDocument)
+    document = get(bridge, "/debug/catalog", CatalogDocument)
     _note_registries(document.registries)
     found = document.services
     if name is not None:
         found = [s for s in found if name in (s.key.name, str(s.key))]
         if not found:
             raise CommandError(f"no service {name} in the catalog of {bridge}")
+    remarks = {(h.service, h.origin, h.instance): "held" for h in document.holds}
+    remarks |= {(x.service, x.origin, x.instance): f"gone in {duration(x.ends_in_s)}" for x in document.leaving}
     if output != "table":
         print_document(to_document(found), output)
     elif name is None:
-        print_table(_SERVICE_COLUMNS, [_service_row(s) for s in found], f"no services in the catalog of {bridge}")
+        rows = [_service_row(s, remarks) for s in found]
+        print_table(_SERVICE_COLUMNS, rows, f"no services in the catalog of {bridge}")
     else:
-        held = {(h.service, h.instance) for h in document.holds}
-        rows = [_instance_row(s, i, held) for s in found for i in s.instances]
+        rows = [_instance_row(s, i, remarks) for s in found for i in s.instances]
         print_table(_INSTANCE_COLUMNS, rows, f"{name} has no instances")
 
 
@@ -118,7 +110,7 @@ def proxy_status(
         output: As a table, JSON or YAML.
 
     """
-    proxies = _get(bridge, "/debug/proxies", list[ProxyStatus])
+    proxies = get(bridge, "/debug/proxies", list[ProxyStatus])
     if name is not None:
         proxies = [p for p in proxies if p.node == name]
         if not proxies:
@@ -132,32 +124,42 @@ def proxy_status(
         raise SystemExit(3)
 
 
-def _service_row(service: Service) -> tuple[str, ...]:
+def _service_row(service: Service, remarks: _Remarks) -> tuple[str | Text, ...]:
+    draining = sum(i.health is Health.DRAINING for i in service.instances)
+    held = sum(_remark(service, i, remarks) == "held" for i in service.instances)
     serving = sum(i.health not in (Health.UNHEALTHY, Health.DRAINING) and i.weight > 0 for i in service.instances)
     return (
         service.key.name,
         service.key.namespace,
         ", ".join(f"{p.number}/{p.protocol.value}" for p in service.ports),
-        f"{serving}/{len(service.instances)}",
+        Text(f"{serving}/{len(service.instances)}", "" if serving else "red"),
         ", ".join(sorted({i.origin for i in service.instances})),
+        Text(", ".join(f"{n} {what}" for n, what in ((held, "held"), (draining, "draining")) if n), "yellow"),
     )
 
 
-def _instance_row(service: Service, instance: Instance, held: Collection[tuple[str, str]]) -> tuple[str | Text, ...]:
-    is_held = (str(service.key), instance.id) in held
+def _instance_row(service: Service, instance: Instance, remarks: _Remarks) -> tuple[str | Text, ...]:
+    remark = _remark(service, instance, remarks)
     return (
         service.key.namespace,
         instance.id,
         instance.address,
         ", ".join(f"{n}={p}" for n, p in instance.ports.items()),
         Text(
-            instance.health.value + (", held" if is_held else ""),
-            "yellow" if is_held else _HEALTH_STYLES.get(instance.health, "yellow"),
+            ", ".join(filter(None, (instance.health.value, remark))),
+            "yellow" if remark else _HEALTH_STYLES.get(instance.health, "yellow"),
         ),
         str(instance.weight),
         instance.origin,
         ", ".join(f"{k}={v}" for k, v in instance.labels.items()),
     )
+
+
+def _remark(service: Service, instance: Instance, remarks: _Remarks) -> str:
+    # Where two registries use one id, merging puts the registry's name before the second.
+    own_id = instance.id.removeprefix(f"{instance.origin}/")
+    at = [(str(service.key), instance.origin, i) for i in (instance.id, own_id)]
+    return next((remarks[a] for a in at if a in remarks), "")
 
 
 def _proxy_row(proxy: ProxyStatus, status: ProxyType | None) -> tuple[str | Text, ...]:
@@ -181,37 +183,9 @@ def _note_registries(registries: Mapping[str, Registry]) -> None:
         if not registry.synced:
             note(f"registry {name}: not listed yet" + (f": {registry.error}" if registry.error else ""))
         elif registry.stale_for_s is not None:
-            note(f"registry {name}: stale for {registry.stale_for_s:.0f} s: {registry.error}")
+            note(f"registry {name}: stale for {duration(registry.stale_for_s)}: {registry.error}")
         elif registry.doubt:
             note(f"registry {name}: in doubt: {registry.doubt}")
-
-
-def _get(bridge: str, path: str, expected: type[T]) -> T:
-    """A JSON document of a bridge."""
-    address.split("--bridge", bridge)
-    url = f"http://{bridge}{path}"
-    # No proxy from the environment: the bridge is a neighbour.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=_TIMEOUT) as answer:
-            content = answer.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise CommandError(f"{url}: the answer is larger than {_MAX_BYTES >> 20} MiB")
-        document: Any = json.loads(content)
-        return msgspec.convert(document, expected)
-    except urllib.error.HTTPError as e:
-        e.close()
-        raise CommandError(f"{url} answered {e.code}: is that a bridge?") from None
-    except msgspec.ValidationError as e:
-        raise CommandError(f"{url}: {e}: is that a bridge of another version?") from None
-    except ValueError:
-        raise CommandError(f"{url} answered with something other than JSON: is that a bridge's HTTP address?") from None
-    except (OSError, http.client.HTTPException) as e:
-        reason = getattr(e, "reason", e)
-        said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-        raise CommandError(
-            f"no answer from a bridge at {bridge}: {said}; --bridge HOST:PORT says where it is"
-        ) from None
 
 
 services_app = command(services)

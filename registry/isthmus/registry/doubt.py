@@ -101,7 +101,7 @@ def _of_instances(service: Service, *, one_machine: bool) -> Iterator[tuple[str,
         yield code, str(service.key), f"{_count(len(named), len(service.instances))} {what}: {_names(named)}"
 
 
-def _of_instance(instance: Instance, ids: Collection[str]) -> Iterator[tuple[str, str]]:
+def _of_instance(instance: Instance, ids: set[str]) -> Iterator[tuple[str, str]]:
     if not instance.ports:
         yield "NoPorts", "without any of the service's ports"
     if any(port == 0 for port in instance.ports.values()) and not instance.address.startswith("unix:"):
@@ -164,7 +164,11 @@ def _failed_nodes(services: Iterable[Service]) -> Iterator[tuple[str, str, str]]
                 there.setdefault(at, []).append(str(service.key))
     for (origin, node), keys in there.items():
         count = "one instance is" if len(keys) == 1 else f"{len(keys)} instances are"
-        yield "FailedNode", f"{origin}: node {node}", f"does not answer; {count} registered on it, of {_names(set(keys))}"
+        yield (
+            "FailedNode",
+            f"{origin}: node {node}",
+            f"does not answer; {count} registered on it, of {_names(set(keys))}",
+        )
 
 
 def _count(count: int, of: int) -> str:

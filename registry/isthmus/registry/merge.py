@@ -1,7 +1,9 @@
 """All origins' snapshots become one catalog.
 
 A service that several origins know is one service: its ports come from the first origin that knows it, its host names are
-united, and its instances are united, deduplicated by the addresses they serve. Origins count in the order of the configuration.
+united, and its instances are united, deduplicated by the addresses they serve. Origins count in the order of the configuration;
+but an instance that an origin only keeps, being held or draining, yields to one that another origin lists at the same place. So
+a service that moves from one registry to another goes on without a gap.
 Where an operator gives origins shares of the traffic, the weights of the instances are set so that they hold (`MergeRules`).
 """
 
@@ -57,7 +59,7 @@ def merge(
     conflicts = dict(previous.conflicts) if previous else {}
     changed: set[ServiceKey] = set()
     for key in keys:
-        merged = _merge_one([(s.origin.name, s.services[key]) for s in snapshots if key in s.services], rules)
+        merged = _merge_one([(s, s.services[key]) for s in snapshots if key in s.services], rules)
         conflicts.pop(key, None)
         if merged is None:
             if services.pop(key, None) is not None:
@@ -92,6 +94,7 @@ def _touched(snapshots: Sequence[Snapshot], previous: MergeState | None, rules: 
         before_it = previous.snapshots[snapshot.origin.name]
         if snapshot is before_it:
             continue
+        touched.update(key for key, _ in snapshot.kept ^ before_it.kept)
         if snapshot.changed is not None:
             touched |= snapshot.changed
         else:
@@ -105,31 +108,36 @@ def differing(before: Mapping[ServiceKey, Service], after: Mapping[ServiceKey, S
     return frozenset(gone | {key for key, service in after.items() if before.get(key) != service})
 
 
-def _merge_one(claims: Sequence[tuple[str, Service]], rules: MergeRules) -> Merged | None:
+def _merge_one(claims: Sequence[tuple[Snapshot, Service]], rules: MergeRules) -> Merged | None:
     if not claims:
         return None
-    first_origin, first = claims[0]
+    origin, first = claims[0]
     if len(claims) == 1:
         return Merged(first)
-    conflicts: list[Conflict] = []
+    conflicts = tuple(
+        Conflict(f"ports of {first.key}", _ports(origin, first.ports), _ports(snapshot, service.ports))
+        for snapshot, service in claims[1:]
+        if service.ports != first.ports
+    )
     by_id: dict[str, Instance] = {}
     listed_by: dict[str, str] = {}
     seen: set[tuple[str, str, int]] = set()
-    for origin, service in claims:
-        renamed = _port_names(first.ports, service.ports)
-        if service.ports != first.ports:
-            conflicts.append(
-                Conflict(f"ports of {first.key}", _ports(first_origin, first.ports), _ports(origin, service.ports))
-            )
-        for instance in service.instances:
-            ports = {renamed[name]: number for name, number in instance.ports.items() if name in renamed}
-            served = {(instance.address, name, number) for name, number in ports.items()}
-            if served and served <= seen:
-                continue
-            instance_id = instance.id if instance.id not in by_id else f"{origin}/{instance.id}"
-            by_id[instance_id] = msgspec.structs.replace(instance, id=instance_id, ports=ports)
-            listed_by[instance_id] = origin
-            seen |= served
+    claimed = [
+        (snapshot, renamed, instance)
+        for snapshot, service in claims
+        for renamed in [_port_names(first.ports, service.ports)]
+        for instance in service.instances
+    ]
+    claimed.sort(key=lambda c: (first.key, c[2].id) in c[0].kept)
+    for snapshot, renamed, instance in claimed:
+        ports = {renamed[name]: number for name, number in instance.ports.items() if name in renamed}
+        served = {(instance.address, name, number) for name, number in ports.items()}
+        if served and served <= seen:
+            continue
+        instance_id = instance.id if instance.id not in by_id else f"{snapshot.origin.name}/{instance.id}"
+        by_id[instance_id] = msgspec.structs.replace(instance, id=instance_id, ports=ports)
+        listed_by[instance_id] = snapshot.origin.name
+        seen |= served
     if rules.weights:
         by_id = _shared(by_id, listed_by, rules)
     return Merged(
@@ -140,7 +148,7 @@ def _merge_one(claims: Sequence[tuple[str, Service]], rules: MergeRules) -> Merg
             hostnames=frozenset().union(*(s.hostnames for _, s in claims)),
             external=first.external,
         ),
-        tuple(conflicts),
+        conflicts,
     )
 
 
@@ -182,5 +190,5 @@ def _port_names(kept: tuple[Port, ...], other: tuple[Port, ...]) -> dict[str, st
     return renamed
 
 
-def _ports(origin: str, ports: tuple[Port, ...]) -> str:
-    return f"{origin}: " + ", ".join(f"{p.name} {p.number}/{p.protocol.value}" for p in ports)
+def _ports(snapshot: Snapshot, ports: tuple[Port, ...]) -> str:
+    return f"{snapshot.origin.name}: " + ", ".join(f"{p.name} {p.number}/{p.protocol.value}" for p in ports)

@@ -139,6 +139,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     empty; `doubts` has the reasons for single services and their instances (an ACL filtered the answer about them), whether or
     not they are in `services`. `unlisted` is the reason why services may exist that a complete listing did not name: whoever
     goes on watching asks for those that it knew and puts what it cannot tell into `doubts`; whoever begins anew cannot ask.
+
+    `kept` names, by service and id, the instances that the origin itself no longer lists: the guard holds them, or they drain.
     """
 
     origin: Origin
@@ -149,6 +151,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     doubt: str = ""
     doubts: Mapping[ServiceKey, str] = {}
     unlisted: str = ""
+    kept: frozenset[tuple[ServiceKey, str]] = frozenset()
 
 
 class Conflict(msgspec.Struct, frozen=True, order=True, gc=False):

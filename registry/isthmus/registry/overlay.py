@@ -15,14 +15,16 @@ def overlay(
     before: Mapping[ServiceKey, Service],
     touched: Iterable[ServiceKey],
 ) -> Snapshot:
-    """The snapshot with extra instances.
+    """The snapshot with extra instances, which it names as kept.
 
     A service that the snapshot does not have at all takes its ports and names from `before`. `touched` are the keys whose extra
     instances differ from what was laid over the previous snapshot: its hint grows by them.
     """
+    kept = set(snapshot.kept)
     by_key: dict[ServiceKey, list[Instance]] = {}
     for key, instance in extra:
         by_key.setdefault(key, []).append(instance)
+        kept.add((key, instance.id))
     touched = frozenset(touched)
     if not by_key and not touched:
         return snapshot
@@ -31,7 +33,7 @@ def overlay(
         service = services.get(key) or msgspec.structs.replace(before[key], instances=())
         services[key] = _with(service, instances)
     changed = None if snapshot.changed is None else snapshot.changed | touched
-    return msgspec.structs.replace(snapshot, services=services, changed=changed)
+    return msgspec.structs.replace(snapshot, services=services, changed=changed, kept=frozenset(kept))
 
 
 def is_absent(key: ServiceKey, instance: Instance, snapshot: Snapshot) -> bool:

@@ -7,58 +7,27 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-from isthmus.cli.main import COMMANDS, main
+from isthmus.cli.main import COMMANDS
 from tests.servers.process import free_port
+from tests.unit.cli.conftest import Pretender, Run
 
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `isthmus` with words and variables of the environment."""
-    for name in ("ISTHMUS_BRIDGE", "FORCE_COLOR", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*words: str, **environment: str) -> Done:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["isthmus", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
+SUBCOMMANDS = [(command,) for command in COMMANDS] + [("holds", "release"), ("explain", "endpoint")]
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", COMMANDS)
-    def test_every_command_explains_itself_with_examples(self, run: Run, command: str) -> None:
-        done = run(command, "--help")
+    @pytest.mark.parametrize("words", SUBCOMMANDS, ids=" ".join)
+    def test_every_command_explains_itself_with_examples(self, run: Run, words: tuple[str, ...]) -> None:
+        done = run(*words, "--help")
 
         assert done.status == 0
-        assert f"Usage: isthmus {command}" in done.out
+        assert f"Usage: isthmus {' '.join(words)}" in done.out
         _, _, examples = done.out.partition("Examples:\n")
-        assert re.search(rf"^  .*\bisthmus {command}", examples, re.MULTILINE)
+        assert re.search(rf"^  .*\bisthmus {' '.join(words)}", examples, re.MULTILINE)
         assert 'default: ""' not in done.out
         assert "default: False" not in done.out
 
@@ -72,11 +41,11 @@ class TestHelp:
 
     def test_examples_are_accepted(self, run: Run) -> None:
         """Options in the examples exist."""
-        for command in COMMANDS:
-            help_text = run(command, "--help").out
+        for words in SUBCOMMANDS:
+            help_text = run(*words, "--help").out
             parameters, _, examples = help_text.partition("Examples:\n")
             typed = set(re.findall(r"(?<=\s)(--?[a-z][\w-]*)", " ".join(re.findall(r"isthmus [^|>&)]*", examples))))
-            assert typed <= set(re.findall(r"(?<=\s)(--?[a-z][\w-]*)", parameters)), command
+            assert typed <= set(re.findall(r"(?<=\s)(--?[a-z][\w-]*)", parameters)), words
 
 
 class TestWrongWords:
@@ -91,6 +60,10 @@ class TestWrongWords:
             (["bootstrap", "--node", ""], "--node: expected a name"),
             (["services", "--bridge", "http://127.0.0.1:15014"], "expected HOST:PORT"),
             (["completion"], "SHELL"),
+            (["holds", "release"], "NAME"),
+            (["parity", "consul"], "SECOND"),
+            (["explain", "endpoint", "reviews"], "ADDRESS"),
+            (["explain", "service"], "service"),
         ],
     )
     def test_one_sentence_and_status_2(self, run: Run, words: list[str], said: str) -> None:
@@ -152,6 +125,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     def test_commands_options_and_values(self, run: Run, tmp_path: Path) -> None:
         assert self.complete(run, tmp_path, "isthmus ") >= set(COMMANDS)
         assert self.complete(run, tmp_path, "isthmus pro") == {"proxy-status"}
+        assert "release" in self.complete(run, tmp_path, "isthmus holds ")
+        assert "endpoint" in self.complete(run, tmp_path, "isthmus explain ")
         assert "--log-level" in self.complete(run, tmp_path, "isthmus serve --")
         assert self.complete(run, tmp_path, "isthmus version -o ") == {"table", "json", "yaml"}
 
@@ -163,69 +138,68 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         assert "proxy-status" in done.out
 
 
-@pytest.fixture
-def pretender() -> Iterator[ThreadingHTTPServer]:
-    """An HTTP server that answers everything with `server.content` and `server.status`."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(server.status)  # type: ignore[attr-defined]
-            self.end_headers()
-            self.wfile.write(server.content)  # type: ignore[attr-defined]
-
-        def log_message(self, *_: Any) -> None:
-            """Silence."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+QUESTIONS = [
+    ["services"],
+    ["proxy-status"],
+    ["registries"],
+    ["holds"],
+    ["holds", "release", "reviews"],
+    ["parity", "consul", "eureka"],
+    ["doctor"],
+    ["explain", "endpoint", "reviews", "10.0.0.1:80"],
+]
 
 
-@pytest.mark.parametrize("command", ["services", "proxy-status"])
+@pytest.mark.parametrize("words", QUESTIONS, ids=" ".join)
 class TestNoBridge:
-    def test_nobody_there(self, run: Run, command: str) -> None:
+    def test_nobody_there(self, run: Run, words: list[str]) -> None:
         port = free_port()
 
-        done = run(command, "--bridge", f"127.0.0.1:{port}")
+        done = run(*words, "--bridge", f"127.0.0.1:{port}")
 
         assert (done.status, done.out) == (1, "")
         assert done.err == (
             f"isthmus: no answer from a bridge at 127.0.0.1:{port}: Connection refused; --bridge HOST:PORT says where it is\n"
         )
 
-    def test_the_environment_says_where_it_is(self, run: Run, command: str) -> None:
+    def test_the_environment_says_where_it_is(self, run: Run, words: list[str]) -> None:
         port = free_port()
 
-        assert f"127.0.0.1:{port}" in run(command, ISTHMUS_BRIDGE=f"127.0.0.1:{port}").err
+        assert f"127.0.0.1:{port}" in run(*words, ISTHMUS_BRIDGE=f"127.0.0.1:{port}").err
 
     @pytest.mark.parametrize(
         ("answer", "said"),
         [
-            ((404, b"not here"), "answered 404: is that a bridge?"),
+            ((404, b"not here"), "answered 404: is that a bridge, and of this version?"),
+            ((404, b'["not here"]'), "answered 404: is that a bridge, and of this version?"),
             ((200, b"<html>"), "other than JSON"),
             ((200, b"\xff\xfe"), "other than JSON"),
             ((200, b'{"a": 1}'), "is that a bridge of another version?"),
         ],
     )
     def test_somebody_else(
-        self, run: Run, command: str, answer: tuple[int, bytes], said: str, pretender: ThreadingHTTPServer
+        self, run: Run, words: list[str], answer: tuple[int, bytes], said: str, pretender: Pretender
     ) -> None:
-        pretender.status, pretender.content = answer  # type: ignore[attr-defined]
+        pretender.status, pretender.content = answer
 
-        done = run(command, "--bridge", f"127.0.0.1:{pretender.server_port}")
+        done = run(*words, "--bridge", pretender.address)
 
         assert (done.status, done.out) == (1, "")
         assert len(done.err.splitlines()) == 1
         assert said in done.err
 
-    def test_a_proxy_of_the_environment_is_not_asked(self, run: Run, command: str) -> None:
+    @pytest.mark.parametrize(("status", "exit_status"), [(400, 2), (404, 1), (409, 1)])
+    def test_a_bridge_that_refuses_says_why(
+        self, run: Run, words: list[str], status: int, exit_status: int, pretender: Pretender
+    ) -> None:
+        done = run(*words, "--bridge", pretender.says({"error": "no registry x; there is\nconsul"}, status))
+
+        assert done == (exit_status, "", "isthmus: no registry x; there is consul\n")
+
+    def test_a_proxy_of_the_environment_is_not_asked(self, run: Run, words: list[str]) -> None:
         """The bridge is a neighbour, and what it holds is nobody else's business."""
         port = free_port()
 
-        done = run(command, "--bridge", f"127.0.0.1:{port}", http_proxy=f"http://127.0.0.1:{free_port()}", no_proxy="")
+        done = run(*words, "--bridge", f"127.0.0.1:{port}", http_proxy=f"http://127.0.0.1:{free_port()}", no_proxy="")
 
         assert f"at 127.0.0.1:{port}" in done.err

@@ -109,6 +109,66 @@ def test_absence_proves_nothing_while_the_adapter_doubts_it(relisted: bool) -> N
     assert sure.admitted.changed == frozenset({mk_key("reviews")})
 
 
+@pytest.mark.parametrize("relisted", [True, False])
+def test_a_doubt_about_one_service_holds_that_one_alone_and_for_as_long_as_it_lasts(relisted: bool) -> None:
+    before = begin(mk_snapshot(mk_service("reviews", [A, B]), mk_service("ratings", [C]), mk_service("details", [C])))
+    doubts = {"reviews": "hidden by ACLs"}
+
+    doubtful = mk_snapshot(
+        mk_service("reviews", [B]), mk_service("details", [C]), changed=["reviews", "ratings"], doubts=doubts
+    )
+    guarded = guard(before, doubtful, 100, relisted=relisted, rules=RULES)
+    later = guard(
+        guarded,
+        mk_snapshot(mk_service("details", [C]), changed=["reviews"], doubts=doubts),
+        10_000,
+        relisted=False,
+        rules=RULES,
+    )
+    sure = guard(later, mk_snapshot(mk_service("details", [C]), changed=[]), 10_001, relisted=False, rules=RULES)
+
+    assert ids(guarded) == ids(later) == ["i1", "i2"]
+    assert ids(guarded, "ratings") == []
+    assert {h.reason for h in later.holds.values()} == {"hidden by ACLs"}
+    assert later.due is None
+    assert ids(sure) == []
+    assert sure.admitted.changed == frozenset({mk_key("reviews")})
+
+
+def test_a_hold_that_would_end_lasts_when_the_service_comes_into_doubt() -> None:
+    before = begin(mk_snapshot(mk_service("reviews", [A]), cursor="900"))
+    held = guard(before, mk_snapshot(cursor="12"), 100, relisted=True, rules=RULES)
+
+    doubted = guard(
+        held, mk_snapshot(changed=["reviews"], doubts={"reviews": "hidden"}), 110, relisted=False, rules=RULES
+    )
+
+    assert doubted.due is None
+    assert ids(expire(doubted, 10_000)) == ["i1"]
+
+
+def test_a_service_that_a_partial_listing_does_not_name_after_an_interruption_is_held_for_a_while() -> None:
+    """What is missing from a service that it does name is gone."""
+    before = begin(mk_snapshot(mk_service("reviews", [A]), mk_service("ratings", [B, C]), mk_service("details", [C])))
+
+    partial = mk_snapshot(mk_service("ratings", [B]), mk_service("details", [C]), unlisted="ACLs hide services")
+    guarded = guard(before, partial, 100, relisted=True, rules=RULES)
+
+    assert ids(guarded) == ["i1"]
+    assert ids(guarded, "ratings") == ["i2"]
+    assert {h.reason for h in guarded.holds.values()} == {"ACLs hide services"}
+    assert guarded.due == 160
+
+
+def test_a_partial_list_holds_nothing_that_was_seen_to_go() -> None:
+    guarded = begin(
+        mk_snapshot(mk_service("reviews", [A]), unlisted="ACLs hide services"),
+        mk_snapshot(changed=["reviews"], unlisted="ACLs hide services"),
+    )
+
+    assert ids(guarded) == []
+
+
 def test_zero_seconds_switch_it_off() -> None:
     before = begin(mk_snapshot(mk_service("reviews", [A, B]), cursor="900"))
 

@@ -101,3 +101,28 @@ def test_an_origin_that_is_gone_takes_with_it_what_it_alone_knew() -> None:
 
     assert set(after.catalog.services) == {REVIEWS}
     assert after.catalog.changed == frozenset({mk_key("details")})
+
+
+def test_an_instance_that_moves_to_another_registry_goes_on() -> None:
+    """The first registry has let it go and drains it, the second lists it: it is not drained."""
+    leaving = mk(1, "eureka", health=Health.DRAINING)
+    eureka = mk_snapshot(mk_service("reviews", [leaving, mk(2, "eureka")]), origin="eureka")
+    eureka = msgspec.structs.replace(eureka, kept=frozenset({(REVIEWS, leaving.id)}))
+    consul = mk_snapshot(mk_service("reviews", [mk(1, "consul")]), origin="consul")
+
+    apart, together = merge([eureka]).catalog, merge([eureka, consul]).catalog
+
+    assert [i.health for i in apart.services[REVIEWS].instances] == [Health.DRAINING, Health.HEALTHY]
+    assert [(i.origin, i.health) for i in together.services[REVIEWS].instances] == [
+        ("consul", Health.HEALTHY),
+        ("eureka", Health.HEALTHY),
+    ]
+
+
+def test_maintenance_in_the_first_registry_is_no_leaving() -> None:
+    """It is still listed there: the order of the registries decides."""
+    draining = mk(1, "consul", health=Health.DRAINING)
+
+    merged = catalog(consul=mk_service("reviews", [draining]), files=mk_service("reviews", [mk(1, "files")]))
+
+    assert merged.services[REVIEWS].instances == (draining,)

@@ -7,7 +7,11 @@ once and compared with those that were read before: instances nearly always have
 named. What even that leaves unexplained (an address, a weight, an instance without a check) is found by a *sweep*: all that are
 not watched are read.
 
-Reading all checks or all services is held to a share of the time, by a rest after each that is a multiple of the time it took.
+A move may also be explained in part: some service has its index, but there were more writes than services account for. They may
+have been of another kind, or a registration hides behind one that is known. So all checks are read, and in the end all services,
+without haste, unless moves that nothing explained came just before: in a burst there is something behind most.
+
+Reading all checks, and all services, is held to a share of the time: each has a bucket of seconds.
 
 The checks' own waking is not asked to be explained: whatever it brings that the list does not (a status) is in the checks that do
 not pass, before or after it.
@@ -30,11 +34,14 @@ from isthmus.registry.cursor import Bucket, full_bucket, step
 SETTLE = 0.025
 """Seconds that watched and named services have to explain a move of the list. Consul answers most within 15 ms."""
 
-AFTERTHOUGHT = 10.0
-"""Seconds to the sweep after a move that was explained, when another change may hide behind it."""
+HINDSIGHT, AFTERTHOUGHT = 1.0, 30.0
+"""Seconds to reading all checks, and to the sweep, after a move that was explained in part."""
 
-REST = 3.0
-"""How long nothing of the kind is read after all checks, or all services, were: in multiples of the time that it took."""
+BURST = 1.0
+"""Seconds from a move that nothing explained in which one that was explained in part is of the same burst, and to its sweep."""
+
+CHECKS_BURST, SWEEPS_BURST, SHARE = 1.0, 2.0, 0.25
+"""Seconds that reading all checks, and sweeps, may take at once, and their share of the time in the long run."""
 
 NO_CHECKS = 60.0
 """Seconds without reading all checks, after that has failed: they may be more than an answer may hold."""
@@ -65,11 +72,14 @@ class Hints:
         self._services = services
         self._clock = asyncio.get_running_loop().time
         self._checks: Checks | None = None
-        self._checks_rest_until = self._no_checks_until = self._clock()
-        self._moves: list[_Move] = []
-        self._moved = asyncio.Event()
+        self._checks_budget = full_bucket(CHECKS_BURST, SHARE, self._clock())
+        self._checks_from = self._no_checks_until = self._clock()
+        self._unexplained: list[_Move] = []
+        self._unexplained_at = float("-inf")
+        self._look = asyncio.Event()
         self._sweep_at = self._clock() + LONG_WAIT
         self._sweep_sooner = asyncio.Event()
+        self._sweeping = False
 
     async def begin(self) -> None:
         """Ask before any service is read, so that what changes meanwhile wakes the queries that follow."""
@@ -83,7 +93,7 @@ class Hints:
 
     def follow(self, spawn: Spawn) -> None:
         """Go on asking, in the background."""
-        for loop in (self._follow_list, self._follow_troubles, self._explain, self._sweep):
+        for loop in (self._follow_list, self._follow_troubles, self._look_at_checks, self._sweep):
             spawn(loop())
 
     def _prove_life(self, current: bool) -> None:
@@ -108,8 +118,8 @@ class Hints:
             self._services.watch_more()
             self._services.tell()
             if after.moved and not self._services.all_watched:
-                self._moves.append(_Move(index, answer.index, bool(change.gone or change.touched)))
-                self._moved.set()
+                move = _Move(index, answer.index, bool(change.gone or change.touched))
+                asyncio.get_running_loop().call_later(SETTLE, self._judge, move)
             index = after.index
             pace = await self._pause(pace)
 
@@ -123,25 +133,34 @@ class Hints:
             index = step(index, answer.index).index
             pace = await self._pause(pace)
 
-    async def _explain(self) -> None:
-        """Find out what each move of the list was, or have everything swept."""
+    def _judge(self, move: _Move) -> None:
+        """Decide what is to be done about a move that has had its time to be explained."""
+        last, all_of_it = self._known.explained(move.before, move.after)
+        if all_of_it:
+            return
+        if not last:
+            self._unexplained.append(move)
+            self._unexplained_at = self._clock()
+            self._look.set()
+            return
+        in_a_burst = self._clock() - self._unexplained_at < BURST
+        self._sweep_in(BURST if in_a_burst else AFTERTHOUGHT)
+        asyncio.get_running_loop().call_later(HINDSIGHT, self._look.set)
+
+    async def _look_at_checks(self) -> None:
         while True:
-            await self._moved.wait()
-            await asyncio.sleep(SETTLE)
-            if not all(self._is_explained(move) for move in self._moves):
-                await asyncio.sleep(self._checks_rest_until - self._clock())
-            self._moved.clear()
-            moves, self._moves = self._moves, []
-            if not all(self._is_explained(move) for move in moves):
-                await self._services.read(await self._named_by_checks())
+            await self._look.wait()
+            await asyncio.sleep(self._checks_from - self._clock())
+            self._look.clear()
+            moves, self._unexplained = self._unexplained, []
+            named = await self._named_by_checks()
+            await self._services.read(named)
             for move in moves:
                 last, all_of_it = self._known.explained(move.before, move.after)
+                if not named and self._sweeping:
+                    last = all_of_it = False  # the sweep may have come across one service and been too early for another
                 if not all_of_it:
                     self._sweep_in(AFTERTHOUGHT if last or move.named else 0)
-
-    def _is_explained(self, move: _Move) -> bool:
-        last, _ = self._known.explained(move.before, move.after)
-        return last
 
     async def _named_by_checks(self) -> frozenset[str]:
         """The services whose checks are not what they were when all checks were read before. None of them, if it fails."""
@@ -154,10 +173,12 @@ class Hints:
             # The blocking queries prove whether Consul is there; without this hint everything is swept.
             self._no_checks_until = self._clock() + NO_CHECKS
             return frozenset()
-        self._checks_rest_until = self._clock() + REST * (self._clock() - began)
+        self._checks_budget, wait = self._checks_budget.take(self._clock(), self._clock() - began)
+        self._checks_from = self._clock() + wait
         return self._known.with_checks(*changed_checks(before, self._checks)) if before else frozenset()
 
     async def _sweep(self) -> None:
+        budget = full_bucket(SWEEPS_BURST, SHARE, self._clock())
         while True:
             try:
                 async with asyncio.timeout_at(self._sweep_at):
@@ -169,8 +190,11 @@ class Hints:
             began = self._clock()
             self._sweep_at = began + LONG_WAIT
             # Who is not watched now: one that was until a moment ago may have changed since it was read.
+            self._sweeping = True
             await self._services.read(self._services.unwatched, SWEPT)
-            await asyncio.sleep(REST * (self._clock() - began))
+            self._sweeping = False
+            budget, wait = budget.take(self._clock(), self._clock() - began)
+            await asyncio.sleep(wait)
 
     def _sweep_in(self, seconds: float) -> None:
         at = self._clock() + seconds

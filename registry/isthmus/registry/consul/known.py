@@ -10,7 +10,6 @@ from isthmus.registry.consul.answers import Listing
 from isthmus.registry.consul.parse import Parsed, Rules, cannot_be_asked_for, instance_id, parse_service
 from isthmus.registry.model import Origin, Quarantined, Service, ServiceKey, Snapshot
 
-
 RIGHTS = 'the token needs service_prefix "" and node_prefix "" read'
 
 FILTERED = f"Consul's ACLs hide it, or instances of it, from this token: {RIGHTS}"
@@ -74,7 +73,7 @@ class Known:
         if (quarantined, filtered) != (self._unaskable, self._list_filtered):
             self._unaskable, self._list_filtered, self._remarked = quarantined, filtered, True
         self._list_index = index
-        vanished = (before.keys() | self.missing) - self.names.keys()
+        vanished = self.missing.union(before) - self.names.keys()
         missing_before = self.missing
         self.missing = vanished if filtered else frozenset()
         gone = vanished - self.missing

@@ -77,7 +77,7 @@ class Services:
         """Have them read, and wait until they are."""
         names = tuple(names)
         self.want(names, urgency)
-        while any(name in self._queued or name in self._being_read for name in names):
+        while any(name in self._queued or name in self._being_read for name in names):  # noqa: ASYNC110 - cheaper than events
             await asyncio.sleep(AGAIN)
 
     @property

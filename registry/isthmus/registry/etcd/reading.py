@@ -28,6 +28,9 @@ log = structlog.get_logger()
 LISTINGS = 3
 """Attempts to list everything, or to watch from there, before compaction overtakes."""
 
+ELECTION = 5.0
+"""Seconds in which the members of a cluster that has lost its leader have another one."""
+
 REDETECT = 10.0
 """Seconds between two attempts to detect a layout, which takes a listing."""
 
@@ -113,7 +116,8 @@ class Reading:
         self._endpoints.rotate(-1)
         opened = self._session.position
         known = Position(opened.cluster, max(opened.revision, self._known.revision), opened.term)
-        self._session = await open_session(self._config, self._endpoints, self._stats, known)
+        patience = ELECTION if len(self._endpoints) > 1 else 0.0
+        self._session = await open_session(self._config, self._endpoints, self._stats, known, patience)
         await self._resume()
         log.info("etcd.failed_over", origin=self._origin.name, to=self._session.endpoint, because=why)
 

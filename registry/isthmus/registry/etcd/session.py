@@ -18,6 +18,10 @@ PAGE = 500
 """Keys of one page, and so of what is read before others have their turn of the event loop."""
 
 
+ROUND = 0.2
+"""Seconds between two rounds through all members."""
+
+
 class RestoredError(AdapterError):
     """What answers is not the continuation of what was known. What is missing from it was not seen to go."""
 
@@ -30,47 +34,49 @@ class Position(msgspec.Struct, frozen=True):
     term: int = 0
 
 
-async def open_session(config: EtcdConfig, endpoints: deque[str], stats: ReadStats, after: Position) -> Session:
+async def open_session(
+    config: EtcdConfig, endpoints: deque[str], stats: ReadStats, after: Position, patience: float = 0.0
+) -> Session:
     """Find a member that answers for its whole cluster, and that goes on from `after`.
 
-    `endpoints` is turned so that the one in use comes first.
+    All are asked again until `patience` seconds are over. `endpoints` is turned so that the one in use comes first.
 
     Raises:
         RestoredError: a member answered that is of another cluster, or that knows less.
         AdapterError: none answered.
 
     """
-    failures: list[str] = []
-    for _ in range(len(endpoints)):
-        endpoint = endpoints[0]
-        member: Member | None = None
-        try:
-            member = Member(config, endpoint, stats)
-            await member.sign_in()
-            key, end = range_of(config.prefixes[0].prefix)
-            header = (await member.range(rpc.RangeRequest(key=key, range_end=end, limit=1, keys_only=True))).header
-            _check(endpoint, header, after)
-        except RestoredError:
-            endpoints.rotate(-1)
-            await _close(member)
-            raise
-        except AdapterError as e:
-            failures.append(str(e))
-            endpoints.rotate(-1)
-            await _close(member)
-        except BaseException:
-            await _close(member)
-            raise
-        else:
-            stats.alive()
-            position = Position(header.cluster_id, max(after.revision, header.revision), header.raft_term)
-            return Session(config, endpoint, member, stats, position)
-    raise AdapterError("; ".join(failures))
+    clock = asyncio.get_running_loop().time
+    until = clock() + patience
+    while True:
+        failures: list[str] = []
+        for _ in range(len(endpoints)):
+            try:
+                return await _open(config, endpoints[0], stats, after)
+            except RestoredError:
+                endpoints.rotate(-1)
+                raise
+            except AdapterError as e:
+                failures.append(str(e))
+                endpoints.rotate(-1)
+        if clock() >= until:
+            raise AdapterError("; ".join(failures))
+        await asyncio.sleep(ROUND)
 
 
-async def _close(member: Member | None) -> None:
-    if member is not None:
+async def _open(config: EtcdConfig, endpoint: str, stats: ReadStats, after: Position) -> Session:
+    member = Member(config, endpoint, stats)
+    try:
+        await member.sign_in()
+        key, end = range_of(config.prefixes[0].prefix)
+        header = (await member.range(rpc.RangeRequest(key=key, range_end=end, limit=1, keys_only=True))).header
+        _check(endpoint, header, after)
+    except BaseException:
         await member.close()
+        raise
+    stats.alive()
+    position = Position(header.cluster_id, max(after.revision, header.revision), header.raft_term)
+    return Session(config, endpoint, member, stats, position)
 
 
 def _check(endpoint: str, header: rpc.ResponseHeader, after: Position) -> None:

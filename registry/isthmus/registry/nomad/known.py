@@ -157,10 +157,11 @@ class Known:
     def heard_namespaces(self, names: frozenset[str]) -> bool:
         """The namespaces that the token sees; returns whether they are others than before."""
         changed = bool(self._namespaces) and names != self._namespaces
-        had = {name.namespace for name in self._memory.emptied}
-        invisible = (self._memory.invisible | (had - names)) - names
+        had = self._memory.visible & {name.namespace for name in self._memory.emptied}
+        invisible = (self._memory.invisible | had) - names
         self._remarked |= invisible != self._memory.invisible or bool(names) != bool(self._namespaces)
-        self._memory.invisible = frozenset(invisible)
+        self._memory.invisible = invisible
+        self._memory.visible |= names
         self._namespaces = names
         return changed
 

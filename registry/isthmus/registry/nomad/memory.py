@@ -39,6 +39,8 @@ class Memory:
         self.departed: dict[ServiceName, dict[str, Departed]] = {}
         self.emptied: dict[ServiceName, Emptied] = {}
         """By every service that has had instances, those that have some now included."""
+        self.visible: frozenset[str] = frozenset()
+        """Namespaces that the token has seen at any time."""
         self.invisible: frozenset[str] = frozenset()
         """Namespaces that have vanished from the token's sight together with the services in them."""
 

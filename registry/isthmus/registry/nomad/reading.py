@@ -272,18 +272,18 @@ class Reading:
         match event.topic:
             case "Service":
                 registration = parse_service_payload(event)
-                if event.type == "ServiceDeregistration":
-                    self._known.deregistered(registration, event.index, self._clock())
-                else:
+                if event.type == "ServiceRegistration":
                     self._known.registered(registration, event.index, self._clock())
                     self._polls.hurry(registration.alloc)
+                else:  # deregistered, by itself or with its node: then the type is that of what befell the node
+                    self._known.deregistered(registration, event.index, self._clock())
             case "Allocation":
                 self._known.heard_allocation(parse_allocation_payload(event))
             case "Node":
                 self._known.heard_node(parse_node_payload(event))
             case "Job":
                 job = parse_job_payload(event)
-                if job is None or event.type == "JobDeregistered":
+                if job is None or event.type in ("JobDeregistered", "JobBatchDeregistered"):
                     self._known.no_job((event.namespace, event.key), event.index)
                 else:
                     self._known.heard_job(job)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.registry.consul.answers import Check, changed_checks, parse_checks, parse_listing, parse_names
+from isthmus.registry.consul.answers import Checks, changed_checks, parse_checks, parse_listing, parse_names
 from isthmus.registry.consul.parse import Rules, parse_service
 from isthmus.registry.model import Origin
 
@@ -103,7 +103,7 @@ def test_what_is_no_listing_is_refused(body: bytes) -> None:
 
 def test_null_is_an_empty_list() -> None:
     assert parse_listing(b"null").entries == ()
-    assert parse_checks(b"null") == ()
+    assert parse_checks(b"null") == Checks({}, {})
     assert parse_names(b'{"web": null, "api": ["v1", "v1"]}') == {"web": frozenset(), "api": frozenset({"v1"})}
 
 
@@ -123,8 +123,9 @@ def test_deep_nesting_is_an_error_and_not_a_crash() -> None:
         parse_listing(b'[{"Node":' + b"[" * 100_000)
 
 
-def mk_check(check_id: str, index: int, *, service: str = "web", node: str = "n1") -> Check:
-    return Check(node, check_id, check_id, "critical", service and f"{service}-1", service, index)
+def mk_check(check_id: str, index: int, *, service: str = "web", node: str = "n1") -> dict[str, Any]:
+    mark = {"Node": node, "CheckID": check_id, "ServiceID": service and f"{service}-1", "ServiceName": service}
+    return mark | {"Status": "passing", "Output": "200 OK", "ModifyIndex": index}
 
 
 @pytest.mark.parametrize(
@@ -135,10 +136,14 @@ def mk_check(check_id: str, index: int, *, service: str = "web", node: str = "n1
         ([mk_check("a", 5)], [mk_check("a", 9)], {"web"}, set()),
         ([mk_check("a", 5)], [mk_check("a", 5)], set(), set()),
         ([mk_check("a", 5), mk_check("b", 6, service="api")], [mk_check("b", 6, service="api")], {"web"}, set()),
+        ([mk_check("a", 5)], [mk_check("b", 5)], {"web"}, set()),
+        ([mk_check("a", 5), mk_check("b", 6)], [mk_check("b", 6), mk_check("a", 5)], set(), set()),
+        ([mk_check("a", 5)], [mk_check("a", 5)] * 2, {"web"}, set()),
         ([], [mk_check("serfHealth", 5, service="", node="n2")], set(), {"n2"}),
     ],
 )
 def test_checks_that_came_went_or_changed_name_their_service_or_node(
-    before: list[Check], after: list[Check], services: AbstractSet[str], nodes: AbstractSet[str]
+    before: list[dict[str, Any]], after: list[dict[str, Any]], services: AbstractSet[str], nodes: AbstractSet[str]
 ) -> None:
-    assert changed_checks(before, after) == (services, nodes)
+    first, second = (parse_checks(json.dumps(checks).encode()) for checks in (before, after))
+    assert changed_checks(first, second) == (services, nodes)

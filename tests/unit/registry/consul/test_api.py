@@ -68,7 +68,7 @@ async def test_an_answer_carries_what_its_headers_say() -> None:
     async with scripted(answering(body=b'{"web": ["v1"]}')) as s:
         answer = await s.api.names()
     assert answer.value == {"web": frozenset({"v1"})}
-    assert (answer.index, answer.current, answer.doubt) == (7, True, "")
+    assert (answer.index, answer.current, answer.filtered) == (7, True, False)
     assert (s.stats.reads, s.stats.errors, s.stats.wake_ups) == (1, 0, 0)
 
 
@@ -143,18 +143,32 @@ async def test_a_server_without_a_leader_is_not_current() -> None:
         assert not (await s.api.names()).current
 
 
-async def test_a_filtered_answer_is_doubtful() -> None:
-    async with scripted(answering(headers=HEADERS | {"X-Consul-Results-Filtered-By-ACLs": "true"})) as s:
-        assert "ACL" in (await s.api.names()).doubt
+@pytest.mark.parametrize(
+    ("headers", "token", "filtered"),
+    [
+        ({}, TOKEN, False),
+        ({"X-Consul-Query-Backend": "streaming"}, TOKEN, False),
+        ({"X-Consul-Results-Filtered-By-ACLs": "true"}, TOKEN, True),
+        ({"X-Consul-Default-ACL-Policy": "deny", "X-Consul-Results-Filtered-By-ACLs": "true"}, TOKEN, True),
+        ({"X-Consul-Default-ACL-Policy": "deny"}, TOKEN, False),
+        ({"X-Consul-Default-ACL-Policy": "deny", "X-Consul-Query-Backend": "blocking-query"}, TOKEN, False),
+        ({"X-Consul-Default-ACL-Policy": "deny", "X-Consul-Query-Backend": "streaming"}, TOKEN, None),
+        ({"X-Consul-Default-ACL-Policy": "allow", "X-Consul-Query-Backend": "streaming"}, TOKEN, None),
+        ({"X-Consul-Default-ACL-Policy": "deny"}, "", None),
+        ({"X-Consul-Default-ACL-Policy": "allow"}, "", False),
+    ],
+)
+async def test_whether_acls_filtered_an_answer(headers: dict[str, str], token: str, filtered: bool | None) -> None:
+    """Consul says it neither to anonymous clients nor in an answer of its streaming backend: there it cannot be told."""
+    async with scripted(answering(headers=HEADERS | headers), token=token) as s:
+        assert (await s.api.names()).filtered is filtered
 
 
-async def test_without_a_token_an_answer_of_a_consul_that_denies_is_doubtful() -> None:
-    """Consul does not tell anonymous clients that it filtered."""
-    denying = answering(headers=HEADERS | {"X-Consul-Default-ACL-Policy": "deny"})
-    async with scripted(denying, token="") as s:
-        assert "token" in (await s.api.names()).doubt
-    async with scripted(denying) as s:
-        assert (await s.api.names()).doubt == ""
+async def test_what_is_asked_for_certain_is_asked_of_the_leader() -> None:
+    async with scripted(answering(body=b"[]")) as s:
+        await s.api.instances("web")
+        await s.api.instances_for_certain("web")
+    assert [dict(r.query) for r in s.requests] == [{"stale": ""}, {}]
 
 
 async def test_a_server_that_never_answers_is_given_up() -> None:
