@@ -95,7 +95,7 @@ class TestExplain:
     async def test_the_whole_way_to_a_proxy(self, asked: World) -> None:
         """It has the endpoint once it has acknowledged it, and not before."""
         client = await asked.client(node="web-1")
-        await client.subscribe(EDS, CLUSTER)
+        await client.subscribe(EDS, [CLUSTER])
         answer = await client.expect(EDS)
 
         sent = await explain(asked, "10.0.0.1:80")
@@ -123,7 +123,7 @@ class TestExplain:
         """The other one refused: it is named, with what it said."""
         good, bad = await asked.client(node="good"), await asked.client(node="bad")
         for client in (good, bad):
-            await client.subscribe(EDS, CLUSTER)
+            await client.subscribe(EDS, [CLUSTER])
         await good.take(EDS)
         await bad.nack(await bad.expect(EDS), "no such health")
 
@@ -144,7 +144,7 @@ class TestExplain:
         world.write("reviews", "10.0.0.1", "10.0.0.2", "10.0.0.3")
         await world.started()
         client = await world.client(node="web-1")
-        await client.subscribe(EDS, CLUSTER)
+        await client.subscribe(EDS, [CLUSTER])
         await client.take(EDS)
         world.folder.rename(world.directory / "away")
         await eventually(lambda: world.bridge.hub.statuses["local"].error, "it cannot be read")
@@ -191,7 +191,7 @@ class TestExplain:
         file = world.directory / "second" / "reviews.yaml"
         file.write_text(file.read_text().replace("address: 10.0.0.1", "address: 10.0.0.1\n    health: unhealthy"))
         client = await world.client(node="web-1")
-        await client.subscribe(EDS, CLUSTER)
+        await client.subscribe(EDS, [CLUSTER])
         await client.take(EDS)
 
         async def unhealthy() -> bool:
@@ -385,7 +385,7 @@ class TestDoctor:
         world.configure(registries=(nobody, world.registry("local", world.folder)), sync_timeout=0)
         await world.started()
         client = await world.client(node="web-1")
-        await client.subscribe(EDS, CLUSTER)
+        await client.subscribe(EDS, [CLUSTER])
         await client.nack(await client.expect(EDS), "no such health")
         world.folder.rename(world.directory / "away")
         await eventually(lambda: world.bridge.hub.statuses["local"].error, "it cannot be read")

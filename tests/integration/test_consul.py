@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import pytest
 
 from isthmus.registry.consul import ConsulConfig
 from isthmus.registry.consul.adapter import ConsulAdapter
-from isthmus.registry.model import Health, Instance, Origin, Service
+from isthmus.registry.guard import GuardRules, guard
+from isthmus.registry.model import Health, Instance, Origin, Service, ServiceKey
 from isthmus.registry.origin import OriginStatus
 from tests.contract.adapter_contract import Following, following
 from tests.servers.consul import Consul, find_consul
@@ -226,6 +227,33 @@ async def test_a_check_that_turns_is_found_among_many_services_without_reading_t
         assert stats.reads - before <= 40
 
 
+async def _register_with_check(consul: Consul, name: str, id_: str, address: str) -> None:
+    check = {"Node": "n1", "CheckID": id_, "Name": "c", "Status": "passing", "ServiceID": id_, "ServiceName": name}
+    entry = {"ID": id_, "Service": name, "Address": address, "Port": 8080}
+    await consul.put("/v1/catalog/register", {"Node": "n1", "Address": "127.0.0.1", "Service": entry, "Check": check})
+
+
+async def test_instances_with_a_check_are_found_among_many_services_without_reading_them(consul: Consul) -> None:
+    """300 services on 50 connections: all checks are read once for each change, and tell whose instance came or went."""
+    names = [f"svc-{n:03}" for n in range(300)]
+    for begin in range(0, 300, 50):
+        await asyncio.gather(
+            *(_register_with_check(consul, n, n, "10.0.0.1") for n in names[begin : begin + 50]),
+        )
+    async with reading(consul, max_connections=50, heartbeat=30) as (seen, stats):
+        before = stats.reads
+        for name in ("svc-000", "svc-100", "svc-200"):
+            await _register_with_check(consul, name, f"{name}-2", "10.0.0.2")
+            await eventually(lambda: len(seen.addresses(name)) == 2, f"{name} has another instance")  # noqa: B023
+            await consul.catalog_deregister("n1", f"{name}-2")
+            await eventually(lambda: len(seen.addresses(name)) == 1, f"the instance of {name} is gone")  # noqa: B023
+        for name in ("svc-050", "svc-150", "svc-250"):
+            await consul.catalog_deregister("n1", name)
+            await eventually(lambda: not seen.service(name), f"{name} is gone")  # noqa: B023
+        assert stats.reads - before <= 9 * 12
+        assert stats.errors == 0
+
+
 async def test_node_checks_concern_each_service_on_the_node(consul: Consul) -> None:
     """Also those without a blocking query of their own."""
     for n in range(40):
@@ -297,43 +325,138 @@ async def test_more_connections_than_the_agent_allows_is_an_error_that_names_the
         consul.stop()
 
 
-async def mk_token(consul: Consul, rules: str) -> tuple[str, str]:
-    """A token with a policy of its own: its accessor and its secret."""
-    name = f"p{time.monotonic_ns()}"
-    await consul.put("/v1/acl/policy", {"Name": name, "Rules": rules})
-    token = await consul.put("/v1/acl/token", {"Policies": [{"Name": name}]})
-    return token["AccessorID"], token["SecretID"]
+class Token:
+    """A token with a policy of its own."""
+
+    def __init__(self, consul: Consul) -> None:
+        self._consul = consul
+        self._policy = f"p{time.monotonic_ns()}"
+        self._policy_id = self._accessor = self.secret = ""
+
+    async def create(self, *rules: str) -> Token:
+        policy = await self._consul.put("/v1/acl/policy", self._with(rules))
+        self._policy_id = policy["ID"]
+        token = await self._consul.put("/v1/acl/token", {"Policies": [{"Name": self._policy}]})
+        self._accessor, self.secret = token["AccessorID"], token["SecretID"]
+        return self
+
+    async def allow(self, *rules: str) -> None:
+        """These rights, and no others any more."""
+        await self._consul.put(f"/v1/acl/policy/{self._policy_id}", self._with(rules))
+
+    async def delete(self) -> None:
+        await self._consul.request("DELETE", f"/v1/acl/token/{self._accessor}")
+
+    def _with(self, rules: tuple[str, ...]) -> dict[str, str]:
+        return {"Name": self._policy, "Rules": " ".join(f'{r} {{ policy = "read" }}' for r in rules)}
 
 
-async def test_acls(tmp_path: Path) -> None:
-    """Rights that do not suffice are doubt, and a token that is gone is an error: neither is absence."""
-    consul = await Consul.start_with_acls(tmp_path)
-    try:
-        await consul.register("web")
-        await consul.register("api")
-        accessor, full = await mk_token(
-            consul, 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
-        )
-        _, partial = await mk_token(consul, 'service "web" { policy = "read" } node_prefix "" { policy = "read" }')
+NODES, SERVICES, WEB = 'node_prefix ""', 'service_prefix ""', 'service "web"'
 
-        async with reading(consul, token=full) as (seen, _):
-            assert sorted(k.name for k in seen.latest.services) == ["api", "web"]
-            assert seen.latest.doubt == ""
-            await consul.request("DELETE", f"/v1/acl/token/{accessor}")
-            error = await eventually(lambda: seen.error, "an AdapterError", timeout=30)
-            assert "403" in str(error)
-            assert full not in str(error)
-            assert len(seen.latest.services) == 2
 
-        async with reading(consul, token=partial) as (seen, _):
-            assert [k.name for k in seen.latest.services] == ["web"]
-            assert "ACL" in seen.latest.doubt
+@pytest.fixture(scope="module")
+def shared_with_acls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consul]:
+    consul = asyncio.run(Consul.start_with_acls(tmp_path_factory.mktemp("consul-acls")))
+    yield consul
+    consul.stop()
 
-        async with reading(consul, token="") as (seen, _):
-            assert seen.latest.services == {}
-            assert "token" in seen.latest.doubt
-    finally:
-        consul.stop()
+
+@pytest.fixture
+async def denying(shared_with_acls: Consul) -> AsyncIterator[Consul]:
+    """A Consul that denies by default, with two instances each of web and api."""
+    for name in ("web", "api"):
+        for node in ("n1", "n2"):
+            await shared_with_acls.catalog_register(node, name, f"{name}-{node}", Address=f"10.0.0.{node[1]}")
+    yield shared_with_acls
+    await shared_with_acls.wipe()
+
+
+def names(services: Iterable[ServiceKey]) -> list[str]:
+    return sorted(k.name for k in services)
+
+
+async def test_a_token_that_is_gone_is_an_error(denying: Consul) -> None:
+    token = await Token(denying).create(SERVICES, NODES)
+    async with reading(denying, token=token.secret) as (seen, _):
+        assert names(seen.latest.services) == ["api", "web"]
+        assert (seen.latest.doubt, seen.latest.doubts, seen.latest.unlisted) == ("", {}, "")
+        await token.delete()
+        error = await eventually(lambda: seen.error, "an AdapterError", timeout=30)
+        assert "403" in str(error)
+        assert token.secret not in str(error)
+        assert len(seen.latest.services) == 2
+
+
+async def test_without_a_token_nothing_is_certain_where_the_default_is_to_deny(denying: Consul) -> None:
+    async with reading(denying, token="") as (seen, _):
+        assert seen.latest.services == {}
+        assert "token" in seen.latest.doubt
+
+
+@pytest.mark.parametrize("max_connections", [50, 22])
+async def test_a_token_for_one_service_is_believed_about_it(denying: Consul, max_connections: int) -> None:
+    """Its deregistrations are no doubt, with a blocking query of its own and without; nor is the end of the service."""
+    token = await Token(denying).create(WEB, NODES)
+    async with reading(denying, token=token.secret, max_connections=max_connections) as (seen, _):
+        assert names(seen.latest.services) == ["web"]
+        assert seen.latest.unlisted
+        for node, left in (("n1", {"10.0.0.2": 8080}), ("n2", {})):
+            await denying.catalog_deregister(node, f"web-{node}")
+            await eventually(lambda: seen.addresses("web") == left, f"the instance on {node} is gone")  # noqa: B023
+            assert (seen.latest.doubt, seen.latest.doubts) == ("", {})
+        await denying.catalog_register("n1", "web", "web-n1", Address="10.0.0.9")
+        await eventually(lambda: seen.addresses("web") == {"10.0.0.9": 8080}, "it is registered again")
+
+
+@pytest.mark.parametrize("max_connections", [50, 22])
+async def test_a_right_that_is_lost_is_no_deregistration(denying: Consul, max_connections: int) -> None:
+    """The service is in doubt until the right is back, or until it is deregistered, which a token without it still sees."""
+    token = await Token(denying).create(SERVICES, NODES)
+    async with reading(denying, token=token.secret, max_connections=max_connections) as (seen, stats):
+        admitted = [guard(None, seen.latest, 0, relisted=True, rules=GuardRules())]
+        await token.allow(WEB, NODES)
+        await eventually(lambda: names(seen.latest.doubts) == ["api"], "api is in doubt", timeout=30)
+        assert seen.latest.doubt == ""
+        for snapshot in seen.snapshots[1:]:
+            admitted.append(guard(admitted[-1], snapshot, 1, relisted=False, rules=GuardRules()))
+            assert names(admitted[-1].admitted.services) == ["api", "web"]
+
+        await token.allow(SERVICES, NODES)
+        await eventually(lambda: len(seen.addresses("api")) == 2 and not seen.latest.doubts, "it is seen again", 30)
+        await token.allow(WEB, NODES)
+        await eventually(lambda: names(seen.latest.doubts) == ["api"], "api is in doubt again", timeout=30)
+        for node in ("n1", "n2"):
+            await denying.catalog_deregister(node, f"api-{node}")
+        await eventually(lambda: not seen.latest.doubts, "it is gone", timeout=30)
+        assert names(seen.latest.services) == ["web"]
+        assert stats.errors == 0
+
+
+async def test_instances_on_nodes_that_a_token_may_not_read_are_in_doubt(denying: Consul) -> None:
+    """Also when the right is lost under a blocking query, whose own answer does not tell."""
+    token = await Token(denying).create(SERVICES, NODES)
+    async with reading(denying, token=token.secret) as (seen, _):
+        assert len(seen.addresses("web")) == 2
+        await token.allow(SERVICES, 'node "n1"')
+        # Whatever wakes it: the query is answered when something changes.
+        await denying.catalog_register("n1", "web", "web-n1", Address="10.0.0.7")
+        await eventually(lambda: seen.addresses("web") == {"10.0.0.7": 8080}, "what it may see of web", timeout=30)
+        assert "web" in names(seen.latest.doubts)
+
+
+async def test_what_a_later_listing_cannot_name_is_asked_for(denying: Consul) -> None:
+    """After an error the next iteration begins with a list that lacks what ACLs hide: it is in doubt, and not gone."""
+    token = await Token(denying).create(SERVICES, NODES)
+    origin = Origin("dc1", "consul")
+    config = ConsulConfig(address=denying.address, token=token.secret, heartbeat=HEARTBEAT)
+    adapter = ConsulAdapter(origin, config, OriginStatus(origin))
+    async with following(adapter) as seen:
+        await eventually(lambda: seen.snapshots, "a first snapshot")
+    await token.allow(WEB, NODES)
+    async with following(adapter) as again:
+        await eventually(lambda: again.snapshots, "a first snapshot")
+        assert names(again.latest.services) == ["web"]
+        assert names(again.latest.doubts) == ["api"]
 
 
 @pytest.fixture

@@ -61,8 +61,9 @@ class Etcd(Process):
 
     @classmethod
     async def start_cluster(cls, directory: Path, version: str = LATEST, size: int = 3) -> list[Etcd]:
-        """Start several members of one cluster and wait until each answers."""
-        members = [cls(directory, version, name=f"m{n}") for n in range(1, size + 1)]
+        """Start several members of one cluster, which elect quickly, and wait until each answers."""
+        quick = ["--heartbeat-interval=50", "--election-timeout=500"]
+        members = [cls(directory, version, name=f"m{n}", options=quick) for n in range(1, size + 1)]
         initial = ",".join(f"{m.name}={m.peer_address}" for m in members)
         for member in members:
             member.argv += ["--initial-cluster", initial]

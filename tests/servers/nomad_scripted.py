@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -43,7 +43,7 @@ class ScriptedNomad:
         self._moved = asyncio.Condition()
         self._server: TestServer | None = None
 
-    async def __aenter__(self) -> ScriptedNomad:
+    async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._server = TestServer(app, host="127.0.0.1")
@@ -126,7 +126,14 @@ class ScriptedNomad:
             await self._event("Allocation", "AllocationUpdated", id_, {"Allocation": self.allocations[id_]})
 
     async def set_node(self, id_: str, **more: Any) -> None:
-        node = {"ID": id_, "Name": id_, "Datacenter": "dc1", "Status": "ready", "DrainStrategy": None, "Meta": {}}
+        node: dict[str, Any] = {
+            "ID": id_,
+            "Name": id_,
+            "Datacenter": "dc1",
+            "Status": "ready",
+            "DrainStrategy": None,
+            "Meta": {},
+        }
         self.nodes[id_] = self.nodes.get(id_, node) | more | {"ModifyIndex": self._next("nodes")}
         await self._event("Node", "NodeEvent", id_, {"Node": self.nodes[id_]})
 
@@ -182,7 +189,15 @@ class ScriptedNomad:
 
     async def _send(self, events: Sequence[tuple[str, str, str, Mapping[str, Any]]]) -> None:
         said = [
-            {"Topic": topic, "Type": type_, "Key": key, "Namespace": "default", "Index": self.index, "Payload": payload}
+            {
+                "Topic": topic,
+                "Type": type_,
+                "Key": key,
+                "Namespace": "default",
+                "FilterKeys": [r["JobID"], r["ServiceName"]] if (r := payload.get("Service")) else [],
+                "Index": self.index,
+                "Payload": payload,
+            }
             for topic, type_, key, payload in events
         ]
         line = json.dumps({"Index": self.index, "Events": said}).encode() + b"\n"
@@ -255,8 +270,8 @@ class ScriptedNomad:
         response = web.StreamResponse()
         await response.prepare(request)
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
-        for line in (b"{}\n", *self._events):
-            queue.put_nowait(line)
+        for buffered in (b"{}\n", *self._events):
+            queue.put_nowait(buffered)
         self._streams.add(queue)
         try:
             while (line := await queue.get()) is not None:

@@ -112,4 +112,4 @@ def _answer(document: object) -> web.Response:
 
 def _no(status: int, text: str) -> web.HTTPException:
     kinds: dict[int, type[web.HTTPException]] = {400: web.HTTPBadRequest, 404: web.HTTPNotFound, 409: web.HTTPConflict}
-    return kinds[status](body=_json.encode({"error": text}), content_type="application/json")
+    return kinds[status](text=_json.encode({"error": text}).decode(), content_type="application/json")

@@ -168,6 +168,33 @@ async def test_quarantine_and_doubt_are_said_when_they_begin_and_end() -> None:
         "registry.quarantined",
         "registry.doubtful",
         "registry.quarantine_ended",
+        "registry.doubt_ended",
     ]
     assert (logs[1]["where"], logs[1]["reason"]) == ("reviews.yaml:3", "no such port")
+    assert world.status.doubt == ""
+
+
+async def test_doubt_about_single_services_is_said_once_and_names_the_first_few() -> None:
+    with capture_logs() as logs:
+        async with supervised() as world:
+            two = mk_snapshot(doubts={"reviews": "hidden by ACLs", "ratings": "hidden by ACLs"})
+            await world.said(two)
+            await world.said(msgspec.structs.replace(two, cursor="2"))
+            assert world.status.doubt == "ratings.default, reviews.default: hidden by ACLs"
+            await world.said(mk_snapshot(doubts={f"svc-{n}": "hidden by ACLs" for n in range(7)}))
+            assert world.status.doubted == 7
+            assert "svc-4.default and 2 more: hidden by ACLs" in world.status.doubt
+
+    said = [e for e in logs if e["event"] == "registry.doubtful"]
+    assert [e["services"] for e in said] == [2, 7]
+
+
+async def test_listings_that_do_not_name_all_are_said_once() -> None:
+    with capture_logs() as logs:
+        async with supervised() as world:
+            for cursor in ("1", "2"):
+                await world.said(mk_snapshot(cursor=cursor, unlisted="ACLs hide services"))
+
+    said = [e for e in logs if e["event"] == "registry.not_all_listed"]
+    assert [(e["reason"], e["log_level"]) for e in said] == [("ACLs hide services", "info")]
     assert world.status.doubt == ""

@@ -94,7 +94,9 @@ class Services:
         """Give free connections to the services that changed last."""
         free = self._most_watched - len(self._watchers)
         if free > 0:
-            for name in self._known.by_liveliness(self._known.names.keys() - self._watchers.keys())[:free]:
+            # One that is about to be read is watched from that answer on: a query that waits from an older one may miss it.
+            others = self._known.names.keys() - self._watchers.keys() - self._queued.keys()
+            for name in self._known.by_liveliness(others)[:free]:
                 self._watchers[name] = self._spawn(self._watch(name))
 
     def unwatch(self, names: Iterable[str]) -> None:
@@ -147,8 +149,11 @@ class Services:
     def _heard(self, name: str, answer: Answer[Listing]) -> None:
         index = step(0, answer.index).index
         now = self._clock() if self._begun else float("-inf")  # what the first listing finds did not just change
-        if self._known.heard_service(name, answer.value, index, answer.filtered, now) and self._begun:
-            self._watch_instead(name)
+        new = self._known.heard_service(name, answer.value, index, answer.filtered, now)
+        if self._begun:
+            if new:
+                self._watch_instead(name)
+            self.watch_more()
         self.tell()
 
     def _watch_instead(self, name: str) -> None:

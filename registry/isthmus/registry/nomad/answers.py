@@ -132,12 +132,15 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, rename="pascal", frozen=True):
-    """One event. `payload` is the object that changed, whole, under the name of its topic."""
+    """One event. `payload` is the object that changed, whole, under the name of its topic. `filter_keys` are other names that it
+    goes by; a registration's are its job's and its service's.
+    """
 
     topic: str
     type: str = ""
     key: str = ""
     namespace: str = ""
+    filter_keys: list[str] | None = None
     index: int = 0
     payload: msgspec.Raw = msgspec.Raw(b"null")
 

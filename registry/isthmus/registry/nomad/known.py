@@ -224,6 +224,11 @@ class Known:
         """Allocations of instances that are deregistered and may still serve."""
         return {one.registration.alloc for _, one in self._memory.leaving()}
 
+    def has_unreadable(self, name: ServiceName) -> bool:
+        """Whether the last answer about a service had registrations that could not be read: events do not tell which these are."""
+        named = self.services.get(name)
+        return named is not None and bool(named.unreadable)
+
     def is_waiting(self, alloc: str) -> bool:
         """Whether the checks of an allocation have not all been seen to pass, so that an answer is awaited."""
         checked = self._memory.checked.get(alloc)

@@ -19,6 +19,7 @@ from isthmus.registry.adapter import AdapterError, ReadStats
 from isthmus.registry.cursor import Bucket, full_bucket, read_timeout, step
 from isthmus.registry.model import Origin, Snapshot
 from isthmus.registry.nomad.answers import (
+    Batch,
     Event,
     ServiceName,
     parse_allocation_payload,
@@ -44,7 +45,7 @@ LONG_WAIT = 300.0
 """Seconds that a blocking query may wait which proves nothing else."""
 FIRST_CHECKS = 5.0
 """Seconds that the first snapshot waits for the clients' answers about checks; without one the deployment's verdict counts."""
-WAITING_LINES = 100_000
+EARLY = 100_000
 """Lines of the event stream that may wait for the listing to be complete."""
 RETRIES = (0.2, 1.0)
 """Seconds before each further attempt to read one service."""
@@ -70,8 +71,8 @@ class Reading:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._begun = False
-        self._early: list[bytes] = []
-        """Lines that came before the listing was complete."""
+        self._early: list[Batch] = []
+        """What the stream brought before the listing was complete."""
         self._stream: asyncio.Task[None] | None = None
 
     async def begin(self) -> Snapshot:
@@ -80,8 +81,8 @@ class Reading:
         names, namespaces = await self._list()
         await self._first_checks()
         self._begun = True
-        for line in self._early:
-            self._hear_line(line, 0)
+        for batch in self._early:
+            self._hear_batch(batch)
         self._early.clear()
         self._spawn(self._follow_namespaces(namespaces))
         self._spawn(self._look_again())
@@ -244,34 +245,48 @@ class Reading:
 
     def _hear_line(self, line: bytes, before: int) -> int:
         """One line of a stream whose last index is given; returns its own."""
-        if not self._begun:
-            if len(self._early) >= WAITING_LINES:
-                raise AdapterError(f"nomad at {self._config.address}: more events than the listing can wait for")
-            self._early.append(line)
-            return 0
         try:
             batch = parse_batch(line)
-            if batch.index and batch.index < before:
-                raise AdapterError(
-                    f"nomad at {self._config.address}: the index of the event stream went back from {before} to "
-                    f"{batch.index}: a snapshot was restored, or the servers began anew; everything is listed again"
-                )
-            for event in batch.events or ():
-                self._hear(event)
         except msgspec.DecodeError as e:
             said = bytes(line[:300]).decode(errors="replace")
             raise AdapterError(
                 f"nomad at {self._config.address}: the event stream cannot be read ({e}): {said}; everything is listed again"
             ) from e
+        if batch.events is not None and batch.index < before:
+            raise AdapterError(
+                f"nomad at {self._config.address}: the index of the event stream went back from {before} to {batch.index}: "
+                "a snapshot was restored, or the servers began anew; everything is listed again"
+            )
+        if self._begun:
+            self._hear_batch(batch)
+        elif len(self._early) < EARLY:
+            self._early.append(batch)
+        else:
+            raise AdapterError(f"nomad at {self._config.address}: more events than the listing can wait for")
+        return max(before, batch.index)
+
+    def _hear_batch(self, batch: Batch) -> None:
+        for event in batch.events or ():
+            try:
+                self._hear(event)
+            except msgspec.DecodeError as e:
+                self._known.remark(_subject(event), f"its event cannot be read: {e}")
+                if event.topic == "Service" and event.filter_keys:
+                    # The name of the service is the last key; what is listed under it can be read one by one.
+                    self._spawn(self._read_service(ServiceName(event.namespace, event.filter_keys[-1])))
+            else:
+                self._known.remark(_subject(event), "")
         if batch.events:
             self._stats.wake_up()
             self._tell()
-        return max(before, batch.index)
 
     def _hear(self, event: Event) -> None:
         match event.topic:
             case "Service":
                 registration = parse_service_payload(event)
+                name = ServiceName(registration.namespace, registration.service)
+                if self._known.has_unreadable(name):
+                    self._spawn(self._read_service(name))
                 if event.type == "ServiceRegistration":
                     self._known.registered(registration, event.index, self._clock())
                     self._polls.hurry(registration.alloc)
@@ -407,6 +422,10 @@ async def _retry(read: Callable[[], Awaitable[T]]) -> T:
         except AdapterError:
             await asyncio.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - so that many do not retry in step
     return await read()
+
+
+def _subject(event: Event) -> str:
+    return f"{event.topic.lower()} {event.key}"
 
 
 def _only(regions: tuple[str, ...]) -> str:
