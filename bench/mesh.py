@@ -23,8 +23,8 @@ from tests.servers.envoy import Envoy
 LATEST = 30.0
 """Seconds after which a change that did not arrive ends the benchmark."""
 
-PAUSES = (0.02, 0.1)
-"""Seconds between two changes, at the least and at the most: random, so that they do not fall in step with anything."""
+PAUSE = 0.06
+"""Seconds between two changes, on average: of random length, so that they do not fall in step with anything."""
 
 
 @dataclass
@@ -92,7 +92,9 @@ async def open_mesh(
             raise RuntimeError(f"Envoy rejected configuration: {rejected}")
 
 
-async def measure(mesh: Mesh, population: Population, services: Sequence[int], rng: random.Random) -> Series:
+async def measure(
+    mesh: Mesh, population: Population, services: Sequence[int], rng: random.Random, pause: float = PAUSE
+) -> Series:
     """One change after another, the next one of each service named."""
     took = Series()
     leaving: dict[str, asyncio.Future[float]] = {}
@@ -110,7 +112,7 @@ async def measure(mesh: Mesh, population: Population, services: Sequence[int], r
         if change.gone is not None and (change.cluster not in leaving or leaving[change.cluster].done()):
             leaving[change.cluster] = mesh.wire.expect(change.cluster, change.gone)
             took.departures += 1
-        await asyncio.sleep(rng.uniform(*PAUSES))
+        await asyncio.sleep(rng.uniform(0.5, 1.5) * pause)
     async with asyncio.timeout(LATEST):
         await asyncio.gather(*leaving.values())
     took.cpu_s = cpu_seconds(mesh.bridge.pid) - cpu

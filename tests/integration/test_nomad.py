@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from isthmus.registry.model import Health, Instance, Locality, Origin, ServiceKe
 from isthmus.registry.nomad import NomadAdapter, NomadConfig
 from isthmus.registry.origin import OriginStatus
 from tests.contract.adapter_contract import Following, following
-from tests.servers.nomad import DEPLOYMENT, Nomad, mk_job, mk_service
+from tests.servers.nomad import DEPLOYMENT, Nomad, find_nomad, mk_job, mk_service
 from tests.wait import eventually
 
 HEARTBEAT = 0.5
@@ -357,6 +359,53 @@ class TestListing:
             await eventually(lambda: health_of(first, ill) is Health.UNHEALTHY, "one is ill")
             async with reading(nomad) as (second, _):
                 assert second.snapshots[0].services == first.latest.services
+
+
+async def test_an_agent_that_wants_a_client_certificate(tmp_path: Path) -> None:
+    """Both client libraries show it, and check whom they talk to."""
+
+    def tls(*words: str) -> None:
+        subprocess.run([find_nomad(), "tls", *words], cwd=tmp_path, check=True, capture_output=True)
+
+    tls("ca", "create")
+    tls("cert", "create", "-server", "-region", "global")
+    tls("cert", "create", "-cli")
+    files = {
+        "ca_file": str(tmp_path / "nomad-agent-ca.pem"),
+        "cert_file": str(tmp_path / "global-server-nomad.pem"),
+        "key_file": str(tmp_path / "global-server-nomad-key.pem"),
+    }
+    nomad = Nomad(tmp_path / "nomad", {"tls": {"http": True, "rpc": False, "verify_https_client": True} | files})
+    nomad.start()
+    try:
+
+        async def registered() -> bool:
+            await nomad.register("default", "web", "web-1", "10.0.0.1", 8080)
+            return True
+
+        await eventually(registered, "Nomad has a leader and a node", timeout=60, every=0.2)
+        good = {
+            "address": nomad.address.replace("http:", "https:"),
+            "ca_file": files["ca_file"],
+            "cert_file": str(tmp_path / "global-cli-nomad.pem"),
+            "key_file": str(tmp_path / "global-cli-nomad-key.pem"),
+            "tls_server_name": "server.global.nomad",
+        }
+        async with reading(nomad, **good) as (seen, _):
+            assert seen.service("web")
+            assert seen.latest.quarantined == ()
+        for bad, words in (
+            ({"tls_server_name": "server.other.nomad"}, "not valid for 'server.other.nomad'"),
+            ({"ca_file": ""}, "certificate verify failed"),
+            ({"cert_file": "", "key_file": ""}, "certificate required|GET /v1/"),
+            ({"cert_file": files["ca_file"]}, "key values mismatch|KEY_VALUES_MISMATCH"),
+        ):
+            async with reading_at_all(nomad, **good | bad) as (refused, _):
+                await eventually(lambda: refused.error, f"refused with {bad}")
+            assert re.search(words, str(refused.error)), str(refused.error)
+            assert refused.snapshots == []
+    finally:
+        nomad.stop()
 
 
 def _at(snapshot: Any) -> Following:

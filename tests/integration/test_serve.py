@@ -305,9 +305,9 @@ class TestListings:
         absent = running.ask("services", "nobody")
 
         assert [line.split() for line in table.stdout.splitlines()] == [
-            ["SERVICE", "NAMESPACE", "PORTS", "SERVING", "ORIGINS"],
-            ["ratings", "default", "80/http", "2/2", "local"],
-            ["reviews", "default", "80/http", "1/1", "local"],
+            ["SERVICE", "NAMESPACE", "PORTS", "SERVING", "ORIGINS", "REMARKS"],
+            ["ratings", "default", "80/http", "2/2", "local", "-"],
+            ["reviews", "default", "80/http", "1/1", "local", "-"],
         ]
         assert [line.split()[1:5] for line in detail.stdout.splitlines()[1:]] == [
             ["ratings-10.0.0.5", "10.0.0.5", "http=80", "healthy"],
@@ -412,6 +412,122 @@ class TestListings:
         assert "\x1b[" not in on_terminal(
             ISTHMUS, "services", "ratings", "--bridge", running.http, NO_COLOR="1"
         ).replace("\x1b[1m", "").replace("\x1b[0m", "")
+
+
+class TestQuestions:
+    """What somebody on call asks, typed as it is typed."""
+
+    @pytest.fixture
+    async def running(self, serve: Serve) -> Serve:
+        serve.configure(guard={"hold": 300}, drain={"grace": 300})
+        serve.write("ratings", "10.0.0.5", "10.0.0.6")
+        serve.start()
+        await serve.ready()
+        return serve
+
+    async def until(self, serve: Serve, said: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """The command once it says something."""
+        asked: list[subprocess.CompletedProcess[str]] = []
+
+        def says() -> bool:
+            asked.append(serve.ask(*words))
+            return said in asked[-1].stdout
+
+        await eventually(says, f"{' '.join(words)}: {said}", 20)
+        return asked[-1]
+
+    async def hold(self, serve: Serve) -> None:
+        """Have the registry come back with less than half."""
+        shutil.rmtree(serve.directory / "services")
+        await eventually(lambda: serve.events("registry.stale"), "it is stale")
+        serve.write("reviews", "10.0.0.1")
+        await eventually(lambda: len(serve.events("registry.held")) == 2, "two are held")
+
+    async def test_registries(self, running: Serve) -> None:
+        good = running.ask("registries")
+        shutil.rmtree(running.directory / "services")
+        bad = await self.until(running, "STALE", "registries")
+
+        assert (good.returncode, good.stderr) == (0, "")
+        assert good.stdout.splitlines()[1].split()[:5] == ["local", "file", "SYNCED", "2", "3"]
+        assert good.stdout.splitlines()[1].endswith(f"{running.directory}/services")
+        assert bad.returncode == 3
+        assert bad.stderr.startswith("isthmus: registry local: cannot be read for ")
+
+    async def test_holds_and_their_release(self, running: Serve) -> None:
+        none = running.ask("holds")
+        await self.hold(running)
+
+        held = running.ask("holds")
+        services = running.ask("services")
+        wrong = running.ask("holds", "release", "reviews")
+        released = running.ask("holds", "release", "ratings")
+
+        assert (none.returncode, none.stdout, none.stderr) == (0, "", f"isthmus: nothing is held by {running.http}\n")
+        assert [line.split()[:4] for line in held.stdout.splitlines()[1:]] == [
+            ["ratings.default", f"ratings-{a}", a, "local"] for a in ("10.0.0.5", "10.0.0.6")
+        ]
+        assert "only 1 of 3 instances were left" in held.stdout
+        assert services.stdout.splitlines()[1].split() == ["ratings", "default", "80/http", "2/2", "local", "2", "held"]
+        assert (wrong.returncode, wrong.stdout) == (1, "")
+        assert wrong.stderr == "isthmus: nothing is held of reviews; held are instances of ratings.default\n"
+        assert (released.returncode, released.stdout) == (0, "2 instances are no longer held of ratings.default\n")
+        leaving = await self.until(running, "draining, gone in", "services", "ratings")
+        assert "draining, gone in 5 min" in leaving.stdout
+        assert running.ask("holds").stdout == ""
+
+    async def test_parity(self, running: Serve) -> None:
+        running.write("reviews", "10.0.0.1", folder="more")
+        running.write("ratings", "10.0.0.5", "10.0.0.6", folder="more")
+        running.configure(
+            *({"name": n, "type": "file", "path": p} for n, p in (("local", "services"), ("more", "more")))
+        )
+        await eventually(lambda: len(running.events("registry.synced")) == 2, "both are known")
+        same = running.ask("parity", "local", "more")
+        running.write("ratings", "10.0.0.5", "10.0.0.7", folder="more")
+        differ = await self.until(running, "10.0.0.7:80", "parity", "local", "more")
+        unknown = running.ask("parity", "local", "eureka")
+
+        assert (same.returncode, same.stdout) == (0, "")
+        assert same.stderr.splitlines()[0] == "isthmus: local and more list the same"
+        assert differ.returncode == 3
+        assert [line.split() for line in differ.stdout.splitlines()] == [
+            ["SERVICE", "WHAT", "LOCAL", "MORE"],
+            ["ratings.default", "10.0.0.6:80", "healthy", "-"],
+            ["ratings.default", "10.0.0.7:80", "-", "healthy"],
+        ]
+        assert differ.stderr == (
+            "isthmus: local: 2 services, 3 instances; more: 2 services, 3 instances; the same in both: 1\n"
+        )
+        assert (unknown.returncode, unknown.stderr) == (1, "isthmus: no registry eureka; there are local, more\n")
+
+    async def test_doctor(self, running: Serve) -> None:
+        sound = running.ask("doctor")
+        running.write("details", "10.0.0.1")
+        doubtful = await self.until(running, "SharedAddress", "doctor")
+
+        assert (sound.returncode, sound.stdout) == (0, "")
+        assert doubtful.returncode == 3
+        finding, fix = doubtful.stdout.split("\n\n")
+        assert "details.default, reviews.default  list the same place: 10.0.0.1:80" in finding
+        assert fix.splitlines()[1].startswith("SharedAddress  fine if ")
+
+    async def test_explain_endpoint(self, running: Serve) -> None:
+        async with Client(running.xds, node="web-1") as client:
+            await client.converge()
+            good = await self.until(running, "it gets requests", "explain", "endpoint", "reviews", "10.0.0.1:80")
+        absent = running.ask("explain", "endpoint", "reviews", "10.0.0.9:80")
+        wrong = running.ask("explain", "endpoint", "reviews", "10.0.0.9")
+
+        first, _, head, *rows = good.stdout.splitlines()
+        assert good.returncode == 0
+        assert first == "10.0.0.1:80 of reviews.default: it gets requests: web-1 has acknowledged it"
+        assert head.split() == ["STAGE", "WHERE", "VERDICT", "WHAT"]
+        assert [row.split()[0] for row in rows] == ["registry", "health", "merge", "translate", "proxy"]
+        assert absent.returncode == 3
+        assert absent.stdout.startswith("10.0.0.9:80 of reviews.default: it gets no requests: no registry lists it: ")
+        assert (wrong.returncode, wrong.stdout) == (2, "")
+        assert wrong.stderr == "isthmus: endpoint '10.0.0.9': expected ADDRESS:PORT, [IPv6]:PORT or unix:///path\n"
 
 
 def test_logs_on_a_terminal_are_for_people(serve: Serve) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ class Nomad(NomadAgent):
             for service in listed["Services"]:
                 path = f"/v1/service/{quote(service['ServiceName'], safe='')}?namespace={listed['Namespace']}"
                 for registration in await self.get(path):
-                    if registration["AllocID"].startswith("alloc-of-"):
+                    if registration["JobID"].startswith("job-of-"):
                         await self.deregister(listed["Namespace"], registration["ID"])
 
         async def over() -> bool:
@@ -201,7 +202,7 @@ class Nomad(NomadAgent):
             "NodeID": self._node("client-id"),
             "Datacenter": "dc1",
             "JobID": f"job-of-{service}",
-            "AllocID": f"alloc-of-{id_}",
+            "AllocID": str(uuid.uuid5(uuid.NAMESPACE_OID, id_)),
             "Tags": [],
             "Address": address,
             "Port": port,

@@ -95,7 +95,9 @@ def test_configurations_are_accepted() -> None:
     count = 0
     for block in blocks("yaml"):
         if block.text.startswith("registries:"):
-            parse(block.text.encode(), ROOT / "isthmus.yaml", {"CONSUL_HTTP_TOKEN": "secret", "EUREKA_PASSWORD": "secret"})
+            parse(
+                block.text.encode(), ROOT / "isthmus.yaml", {"CONSUL_HTTP_TOKEN": "secret", "EUREKA_PASSWORD": "secret"}
+            )
         else:
             document = parse_document(block.text.encode(), "docs")
             assert document.entries, block.where

@@ -34,6 +34,7 @@ class RegistryCollector(Collector):
                 ("instances", "Instances that it knows, held ones included."),
                 ("quarantined", "Objects that could not be used."),
                 ("held", "Instances that are served although it does not list them."),
+                ("doubted_services", "Services whose absence, or that of their instances, it cannot prove."),
             )
         }
         counters = {
@@ -61,6 +62,7 @@ class RegistryCollector(Collector):
             gauges["instances"].add_metric(at, sum(len(s.instances) for s in services.values()))
             gauges["quarantined"].add_metric(at, len(status.quarantined))
             gauges["held"].add_metric(at, held.get(name, 0))
+            gauges["doubted_services"].add_metric(at, status.doubted)
             counters["reads"].add_metric(at, status.reads)
             counters["errors"].add_metric(at, status.errors)
             counters["watch_wake_ups"].add_metric(at, status.wake_ups)

@@ -191,7 +191,9 @@ def _in_catalog(bridge: Bridge, key: ServiceKey, endpoint: Endpoint, merged: Ins
     if merged is None:
         why = [c for c in bridge.conflicts if c.subject == f"ports of {key}"]
         text = (
-            f"its port is none of the service's: {why[0].dropped} loses to {why[0].kept}" if why else "it is not there"
+            f"its port is none of the service's: {why[0].dropped} loses to {why[0].kept}"
+            if why
+            else "it is not in it yet"
         )
         return Stage("merge", "catalog", Verdict.DROPPED, text)
     others = [name for name in shown if name != merged.origin]

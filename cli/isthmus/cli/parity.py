@@ -44,7 +44,7 @@ def parity(first: str, second: str, /, *, bridge: BridgeAddress = "127.0.0.1:150
             f"{n}: {s} services, {i} instances"
             for n, s, i in zip((first, second), found.services, found.instances, strict=True)
         )
-        note(f"{'; '.join(counted)}; {found.same} services are the same")
+        note(f"{'; '.join(counted)}; the same in both: {found.same}")
     return 3 if found.differences else 0
 
 

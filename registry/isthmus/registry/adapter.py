@@ -3,8 +3,8 @@
 `tests/contract/` holds the suite that each adapter passes.
 
 1. The first snapshot is yielded only when the initial listing is complete. A world half read is never shown.
-2. Every later snapshot is whole as well. What is absent from it is gone, unless `Snapshot.doubt` or `Snapshot.doubts` says why it may not
-   be.
+2. Every later snapshot is whole as well. What is absent from it is gone, unless `Snapshot.doubt` or `Snapshot.doubts` says why
+   it may not be.
 3. On any failure to read, nothing is yielded and `AdapterError` is raised: stale beats partial. The supervisor keeps the last
    snapshot, waits, and calls `snapshots()` again, which begins with a complete listing.
 4. An object that cannot be understood is quarantined by name, with its reason, and the others go on.

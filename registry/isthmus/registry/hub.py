@@ -32,9 +32,9 @@ MAXIMUM = 0.05
 class Hub:
     """Watches origins and yields catalogs.
 
-    Origins may be added, replaced and removed while it runs; the others do not notice. Their order of precedence is set by `prefer`, and is else
-    the order in which they were added. `sync_timeout` is how long, in seconds, the first catalog waits for an origin that does not answer. What origins
-    said last is kept in `directory`, if one is given.
+    Origins may be added, replaced and removed while it runs; the others do not notice. Their order of precedence is set by
+    `prefer`, and is else the order in which they were added. `sync_timeout` is how long, in seconds, the first catalog waits for
+    an origin that does not answer. What origins said last is kept in `directory`, if one is given.
     """
 
     def __init__(self, rules: SourceRules, sync_timeout: float, directory: Path | None = None) -> None:

@@ -17,6 +17,8 @@ PATH = Path("/etc/isthmus/isthmus.yaml")
 FIELDS = ", ".join(sorted(Config.__struct_fields__))
 REGISTRIES = "registries: [{name: local, type: file, path: services}]\n"
 
+KINDS = "consul, etcd, eureka, file or nomad"
+
 
 def config(text: str, **environment: str) -> Config:
     return parse(text.encode(), PATH, environment)
@@ -111,10 +113,10 @@ class TestReferences:
         ("mesh: {}", "1: registries is missing"),
         ("registries: []", "1: registries: expected a list with at least one entry, got an empty one"),
         ("registries: {a: 1}", "1: registries: expected a list with at least one entry, got a mapping"),
-        ("registries: [3]", "1: registries[0]: expected a mapping with type (consul, etcd, eureka, file or nomad), got a whole number"),
+        ("registries: [3]", f"1: registries[0]: expected a mapping with type ({KINDS}), got a whole number"),
         ("registries:\n- {name: a}", "2: registries[0]: type is missing; expected consul, etcd, eureka, file or nomad"),
-        ("registries:\n- {name: a, type: zookeeper}", "2: registries[0].type: expected consul, etcd, eureka, file or nomad, got 'zookeeper'"),
-        ("registries: [{name: a, type: 3}]", "1: registries[0].type: expected consul, etcd, eureka, file or nomad, got a whole number"),
+        ("registries:\n- {name: a, type: zookeeper}", f"2: registries[0].type: expected {KINDS}, got 'zookeeper'"),
+        ("registries: [{name: a, type: 3}]", f"1: registries[0].type: expected {KINDS}, got a whole number"),
         ("registries:\n- type: file\n  path: x", "2: registries[0]: name is missing"),
         (
             "registries:\n- {name: a, type: consul}\n- {name: b, type: file, path: x, colour: red}",

@@ -305,6 +305,25 @@ async def test_a_directory_that_vanishes_is_an_error_and_its_return_is_read(tmp_
         await reading.until({"a": ["10.0.0.2"]})
 
 
+async def test_a_file_that_went_meanwhile_is_missing_from_the_first_listing(tmp_path: Path) -> None:
+    """The guard compares that one with what there was; a later one it believes."""
+    folder = tmp_path / "services"
+    folder.mkdir()
+    replace(folder / "a.yaml", text("a", "10.0.0.1"))
+    os.utime(folder / "a.yaml", (1, 1))  # it rests
+    reading = Reading(folder)
+    async with reading.running():
+        folder.rename(tmp_path / "away")
+        await eventually(lambda: reading.error, "it is missed")
+    folder.mkdir()
+    replace(folder / "b.yaml", text("b", "10.0.0.2"))
+    reading.error = ""
+    before = len(reading.seen)
+
+    async with reading.running():
+        assert [k.name for k in reading.seen[before].services] == ["b"]
+
+
 async def test_a_directory_swapped_for_an_empty_one_is_not_believed(tmp_path: Path) -> None:
     """The mount point that is left when a volume is unmounted says nothing about the services."""
     root = tmp_path / "services"

@@ -224,7 +224,7 @@ class _Transport(aio.HTTPClient):
                 body += chunk
                 if len(body) > MAX_BODY:
                     raise AdapterError(f"the answer is larger than {MAX_BODY // 1024 // 1024} MiB")
-            return callback(base.Response(response.status, response.headers, bytes(body)))
+            return callback(base.Response(response.status, response.headers, body))
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:

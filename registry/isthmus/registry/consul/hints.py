@@ -118,7 +118,7 @@ class Hints:
             self._services.watch_more()
             self._services.tell()
             if after.moved and not self._services.all_watched:
-                move = _Move(index, answer.index, bool(change.gone or change.touched))
+                move = _Move(index, answer.index, bool(change.gone or change.missing or change.touched))
                 asyncio.get_running_loop().call_later(SETTLE, self._judge, move)
             index = after.index
             pace = await self._pause(pace)
@@ -136,7 +136,7 @@ class Hints:
     def _judge(self, move: _Move) -> None:
         """Decide what is to be done about a move that has had its time to be explained."""
         last, all_of_it = self._known.explained(move.before, move.after)
-        if all_of_it:
+        if all_of_it or (move.named and move.after == move.before + 1):
             return
         if not last:
             self._unexplained.append(move)
@@ -158,7 +158,9 @@ class Hints:
             for move in moves:
                 last, all_of_it = self._known.explained(move.before, move.after)
                 if not named and self._sweeping:
-                    last = all_of_it = False  # the sweep may have come across one service and been too early for another
+                    last = all_of_it = (
+                        False  # the sweep may have come across one service and been too early for another
+                    )
                 if not all_of_it:
                     self._sweep_in(AFTERTHOUGHT if last or move.named else 0)
 

@@ -10,6 +10,9 @@ from isthmus.registry.consul.answers import Listing
 from isthmus.registry.consul.parse import Parsed, Rules, cannot_be_asked_for, instance_id, parse_service
 from isthmus.registry.model import Origin, Quarantined, Service, ServiceKey, Snapshot
 
+INDEXES = 2048
+"""How many of the indexes that services had are remembered, to explain what the list of services does."""
+
 RIGHTS = 'the token needs service_prefix "" and node_prefix "" read'
 
 FILTERED = f"Consul's ACLs hide it, or instances of it, from this token: {RIGHTS}"
@@ -56,6 +59,7 @@ class Known:
         self._list_filtered: bool | None = False
         self._unaskable: tuple[Quarantined, ...] = ()
         self._reads: dict[str, _Read] = {}
+        self._indexes: dict[int, None] = {}
         self._services: dict[ServiceKey, Service] = {}
         self._changed: set[ServiceKey] = set()
         self._remarked = False
@@ -86,6 +90,9 @@ class Known:
         """An answer about one service; returns whether it says anything new. Ignored when nobody asks for the service."""
         if not self.wanted(name):
             return False
+        self._indexes[index] = None
+        if len(self._indexes) > INDEXES:
+            del self._indexes[next(iter(self._indexes))]
         if name in self.missing and filtered is False and not listing.entries and not listing.unreadable:
             self.missing -= {name}
             self._forget(name)
@@ -170,11 +177,10 @@ class Known:
     def explained(self, before: int, index: int) -> tuple[bool, bool]:
         """Whether the move of the list between two indexes is known to be due to services that were read.
 
-        First: the last change is, since some service has that index. Second: so are all others, since each index in between,
-        which is one write to Consul, is a service's. Writes of other kinds count as unexplained, since nobody can tell.
+        First: the last change is, since some service was read with that index. Second: so are all others, since each index in
+        between, which is one write to Consul, is a service's. Writes of other kinds count as unexplained, since nobody can tell.
         """
-        indexes = {read.index for read in self._reads.values() if before < read.index <= index}
-        return index in indexes, len(indexes) == index - before
+        return index in self._indexes, all(i in self._indexes for i in range(before + 1, index + 1))
 
     # What the consumer gets.
 

@@ -53,7 +53,7 @@ class FileAdapter:
             while True:
                 async with watching(watched) as watch:
                     while True:
-                        listing, united, now_watched = await self._look(self._read)
+                        listing, united, now_watched = await self._look(self._read if shown else self._read_anew)
                         self._listing = listing
                         self._stats.read()
                         self._stats.alive()
@@ -99,8 +99,12 @@ class FileAdapter:
     def _watched(self) -> Watched:
         return watched_for(self._path, list_files(self._path))
 
-    def _read(self) -> tuple[Listing, United, Watched]:
-        listing = scan(self._path, self._listing, self.origin.name, time.time())
+    def _read_anew(self) -> tuple[Listing, United, Watched]:
+        # What is gone now went while nobody looked: the first snapshot has to be without it, for the guard to see.
+        return self._read(anew=True)
+
+    def _read(self, *, anew: bool = False) -> tuple[Listing, United, Watched]:
+        listing = scan(self._path, self._listing, self.origin.name, time.time(), anew=anew)
         documents = {name: f.document for name, f in listing.files.items() if f.document is not None}
         return listing, unite(documents, self.origin.name), self._watched()
 

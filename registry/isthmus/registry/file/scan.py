@@ -78,8 +78,10 @@ def list_files(path: Path) -> list[Path]:
     return sorted(files)
 
 
-def scan(path: Path, before: Listing, origin: str, now: float) -> Listing:
+def scan(path: Path, before: Listing, origin: str, now: float, *, anew: bool) -> Listing:
     """Read what changed since the listing before. `now` is the epoch second, to compare with the files' times.
+
+    `anew` says that nobody looked since that listing: a file that is gone is believed gone at once.
 
     Raises:
         OSError: the path is not there, cannot be listed, or is suddenly an empty directory.
@@ -95,7 +97,7 @@ def scan(path: Path, before: Listing, origin: str, now: float) -> Listing:
     for name, state in before.files.items():
         if name not in files:
             gone_since = now if state.unsettled is None else state.unsettled
-            if now - gone_since < SETTLE:
+            if now - gone_since < SETTLE and not anew:
                 files[name] = msgspec.structs.replace(state, unsettled=gone_since)
     return Listing(files, directory)
 

@@ -8,6 +8,7 @@ NOMAD_ADDR, ...) what it was not given.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -43,7 +44,7 @@ from isthmus.registry.nomad.answers import (
 )
 from isthmus.registry.nomad.config import THREADS, NomadConfig
 from isthmus.registry.nomad.http import MAX_BODY, Http, Params, failure
-from isthmus.registry.nomad.threads import LimitedSession, Threads, TooLongError
+from isthmus.registry.nomad.threads import LimitedSession, Threads, TooLargeError
 
 CHECK_TIMEOUT = 5.0
 """Seconds for the check results of one allocation, which a server asks of the client that runs it."""
@@ -74,7 +75,7 @@ class NomadApi:
         self._within = read_timeout(config.heartbeat)
         self._http = Http(config, stats)
         self._threads = Threads(
-            THREADS, lambda: LimitedSession(self._within, MAX_BODY, self._http.tls, config.tls_server_name)
+            THREADS, lambda: LimitedSession(2 * self._within, MAX_BODY, self._http.tls, config.tls_server_name)
         )
 
     async def close(self) -> None:
@@ -172,12 +173,13 @@ class NomadApi:
 
         with self._http.failures(path, self._within):
             try:
-                response = await self._threads.run(read)
+                async with asyncio.timeout(self._within):
+                    response = await self._threads.run(read)
             except BaseNomadException as e:
                 if isinstance(e.nomad_resp, requests.Response):
                     raise failure(e.nomad_resp.status_code, e.nomad_resp.content) from e
                 raise AdapterError(str(e.nomad_resp)) from e
-            except (requests.RequestException, TooLongError) as e:
+            except (requests.RequestException, TooLargeError) as e:
                 raise AdapterError(str(e)) from e
             if response.status_code != 200:  # to the library a redirection is an answer like any other
                 raise failure(response.status_code, response.content)

@@ -52,7 +52,7 @@ def judge(evidence: Evidence, now: float) -> tuple[Health, str]:
     """The health of an instance, and the reason unless it is simply healthy. The first rule that applies decides."""
     alloc, node = evidence.alloc, evidence.node
     if alloc is None:
-        return Health.UNKNOWN, "its allocation cannot be read"
+        return Health.UNKNOWN, "its allocation is not known"
     if alloc.terminal:
         return Health.UNHEALTHY, f"its allocation is {alloc.client}"
     if node is not None and node.status == "down":

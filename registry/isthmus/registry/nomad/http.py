@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -113,7 +113,7 @@ class Http:
         return params + ([("region", self._config.region)] if self._config.region else [])
 
     @contextlib.contextmanager
-    def failures(self, path: str, within: float) -> Iterator[None]:
+    def failures(self, path: str, within: float) -> Generator[None, None, None]:
         """Count what goes wrong, and say of whom what was asked."""
         asked = f"nomad at {self._config.address}: GET {path}"
         try:

@@ -21,6 +21,9 @@ from isthmus.registry.nomad.spec import JobSpec, job_spec
 JobKey = tuple[str, str]
 """Namespace and id."""
 
+UUID_LENGTH = 36
+"""To ask for an allocation by another id is an error in Nomad."""
+
 K = TypeVar("K")
 
 
@@ -33,6 +36,14 @@ class _Named(msgspec.Struct, frozen=True):
     seen: int
     registrations: Mapping[str, Registration]
     unreadable: tuple[tuple[str, str], ...] = ()
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """Allocations that are in no list of those that run, nodes, and jobs."""
+
+    allocs: set[str]
+    nodes: set[str]
+    jobs: set[JobKey]
 
 
 class Known:
@@ -61,6 +72,7 @@ class Known:
         self._by_alloc: dict[str, set[ServiceName]] = {}
         self._by_node: dict[str, set[ServiceName]] = {}
         self._by_job: dict[JobKey, set[ServiceName]] = {}
+        self._missing_allocs: set[str] = set()
         self._missing_nodes: set[str] = set()
         self._missing_jobs: set[JobKey] = set()
         self._namespaces: frozenset[str] = frozenset()
@@ -209,11 +221,13 @@ class Known:
 
     # What the reading asks.
 
-    def missing(self) -> tuple[set[str], set[JobKey]]:
-        """Nodes and jobs that services depend on, are to be read, and were not returned here before."""
-        nodes, self._missing_nodes = self._missing_nodes, set()
-        jobs, self._missing_jobs = self._missing_jobs, set()
-        return nodes, jobs
+    def missing(self) -> Missing:
+        """What services depend on, is to be read, and was not returned here before."""
+        missing = Missing(
+            {id_ for id_ in self._missing_allocs if id_ not in self.allocs}, self._missing_nodes, self._missing_jobs
+        )
+        self._missing_allocs, self._missing_nodes, self._missing_jobs = set(), set(), set()
+        return missing
 
     def empty_jobs(self) -> set[JobKey]:
         """The jobs of services that are shown without instances."""
@@ -225,7 +239,7 @@ class Known:
         return {one.registration.alloc for _, one in self._memory.leaving()}
 
     def has_unreadable(self, name: ServiceName) -> bool:
-        """Whether the last answer about a service had registrations that could not be read: events do not tell which these are."""
+        """Whether some registrations of a service could not be read: events do not tell which of them are mended."""
         named = self.services.get(name)
         return named is not None and bool(named.unreadable)
 
@@ -308,6 +322,8 @@ class Known:
         _relate(self._by_alloc, registration.alloc, name, any(r.alloc == registration.alloc for r in shown))
         _relate(self._by_node, registration.node, name, any(r.node == registration.node for r in shown))
         self._belongs(name, job)
+        if len(registration.alloc) == UUID_LENGTH and registration.alloc not in self.allocs:
+            self._missing_allocs.add(registration.alloc)
         if registration.node and registration.node not in self.nodes:
             self._missing_nodes.add(registration.node)
         self._choose_poll(registration.alloc)

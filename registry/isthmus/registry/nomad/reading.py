@@ -183,9 +183,21 @@ class Reading:
         self._known.heard_service(name, answer.value, answer.index, self._clock())
 
     async def _fetch(self) -> None:
-        """Read the nodes and jobs that services turned out to depend on."""
-        nodes, jobs = self._known.missing()
-        await _together([*(self._read_node(id_) for id_ in nodes), *(self._read_job(key) for key in jobs)])
+        """Read what services turned out to depend on, and no list has."""
+        missing = self._known.missing()
+        await _together(
+            [
+                *(self._read_allocation(id_) for id_ in missing.allocs),
+                *(self._read_node(id_) for id_ in missing.nodes),
+                *(self._read_job(key) for key in missing.jobs),
+            ]
+        )
+
+    async def _read_allocation(self, id_: str) -> None:
+        try:
+            self._known.heard_allocation(await _retry(lambda: self._api.allocation(id_)))
+        except (ForbiddenError, NotThereError):
+            self._known.no_allocation(id_)
 
     async def _read_node(self, id_: str) -> None:
         try:
@@ -381,17 +393,10 @@ class Reading:
             await asyncio.sleep(LOOK_AGAIN)
             # No event tells the end of an allocation whose job was purged.
             for id_ in self._known.leaving():
-                with contextlib.suppress(AdapterError):
-                    await self._look_at(id_)
+                await self._read_allocation(id_)
             self._known.expire(self._clock())
             await self._fetch()
             self._tell()
-
-    async def _look_at(self, id_: str) -> None:
-        try:
-            self._known.heard_allocation(await self._api.allocation(id_))
-        except NotThereError:
-            self._known.no_allocation(id_)
 
     def _new_pace(self) -> Bucket:
         return full_bucket(ROUND_BURST, ROUND_RATE, self._clock())

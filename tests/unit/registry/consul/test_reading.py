@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -22,7 +22,7 @@ class ScriptedConsul:
     """One instance per service, at the port that `ports` says; `say` makes blocked queries return.
 
     `failures` counts the requests about each service that are still to fail. `asked` holds the index of each query about a
-    service.
+    service. `headers` are on every answer to a blocking query about a service, `hidden` services have no instance in these.
     """
 
     def __init__(self, **ports: int) -> None:
@@ -32,6 +32,9 @@ class ScriptedConsul:
         self.failures: dict[str, int] = {}
         self.asked: dict[str, list[int]] = {name: [] for name in ports}
         self.list_fails = False
+        self.checks_fail = False
+        self.headers: dict[str, str] = {}
+        self.hidden: set[str] = set()
         self._said = asyncio.Condition()
 
     async def say(self, service: str, port: int, index: int) -> None:
@@ -56,6 +59,8 @@ class ScriptedConsul:
                 return self._json({name: [] for name in self.ports}, self.index)
             case ["v1", "health", "state", "any"]:
                 await self._blocked(lambda: asked > 0)
+                if self.checks_fail and "filter" not in request.query:
+                    return web.Response(status=500, text="too many checks")
                 return self._json([], 10)
             case ["v1", "health", "service", name]:
                 self.asked[name].append(asked)
@@ -65,6 +70,8 @@ class ScriptedConsul:
                     return web.Response(status=500, text="rpc error: EOF")
                 entry = {"Node": {"Node": "n1", "Address": "10.0.0.1"}}
                 entry["Service"] = {"ID": name, "Service": name, "Port": self.ports[name]}  # type: ignore[dict-item]
+                if asked:
+                    return self._json([] if name in self.hidden else [entry], self.indexes[name], self.headers)
                 return self._json([entry], self.indexes[name])
         raise AssertionError(f"{request.path} is not in the script")
 
@@ -72,17 +79,17 @@ class ScriptedConsul:
         async with self._said:
             await self._said.wait_for(lambda: not unchanged())
 
-    def _json(self, body: object, index: int) -> web.Response:
-        return web.json_response(body, headers={"X-Consul-Index": str(index)}, dumps=json.dumps)
+    def _json(self, body: object, index: int, headers: Mapping[str, str] | None = None) -> web.Response:
+        return web.json_response(body, headers={"X-Consul-Index": str(index)} | dict(headers or {}), dumps=json.dumps)
 
 
 @contextlib.asynccontextmanager
-async def reading(consul: ScriptedConsul) -> AsyncIterator[tuple[Following, OriginStatus]]:
+async def reading(consul: ScriptedConsul, max_connections: int = 160) -> AsyncIterator[tuple[Following, OriginStatus]]:
     app = web.Application()
     app.router.add_get("/{path:.*}", consul.answer)
     async with TestServer(app, host="127.0.0.1") as server:
         stats = OriginStatus(Origin("dc1", "consul"))
-        config = ConsulConfig(address=f"http://127.0.0.1:{server.port}")
+        config = ConsulConfig(address=f"http://127.0.0.1:{server.port}", max_connections=max_connections)
         async with following(ConsulAdapter(stats.origin, config, stats)) as seen:
             await eventually(lambda: seen.snapshots or seen.error, "a first snapshot or an error")
             yield seen, stats
@@ -147,3 +154,38 @@ async def test_an_index_that_moves_without_a_change_is_no_news() -> None:
         await consul.say("web", 82, 21)
         await eventually(lambda: seen.addresses("web") == {"10.0.0.1": 82}, "a change")
         assert len(seen.snapshots) == 2
+
+
+async def test_an_answer_that_cannot_tell_whether_it_was_filtered_removes_nothing_unless_it_is_confirmed() -> None:
+    """Consul's streaming backend answers blocking queries, and does not say what ACLs take away."""
+    consul = ScriptedConsul(web=80, api=81)
+    consul.headers = {"X-Consul-Default-ACL-Policy": "deny", "X-Consul-Query-Backend": "streaming"}
+    consul.hidden = {"web"}
+    async with reading(consul) as (seen, _):
+        await consul.say("web", 80, 20)
+        await eventually(lambda: consul.asked["web"][-2:] == [0, 20], "it is asked for certain")
+        await consul.say("api", 82, 21)
+        await eventually(lambda: seen.addresses("api") == {"10.0.0.1": 82}, "a change of another service")
+        assert seen.addresses("web") == {"10.0.0.1": 80}
+
+
+async def test_where_there_are_no_acls_an_answer_is_taken_as_it_is() -> None:
+    consul = ScriptedConsul(web=80)
+    consul.headers = {"X-Consul-Query-Backend": "streaming"}
+    consul.hidden = {"web"}
+    async with reading(consul) as (seen, _):
+        await consul.say("web", 80, 20)
+        await eventually(lambda: not seen.service("web"), "the instance is gone")
+        assert consul.asked["web"].count(0) == 1
+
+
+async def test_all_services_are_read_when_all_checks_cannot_be() -> None:
+    """They may be more than an answer may hold: that is no failure of the registry."""
+    consul = ScriptedConsul(web=80, api=81)
+    consul.checks_fail = True
+    async with reading(consul, max_connections=22) as (seen, stats):
+        await consul.say("web", 82, 20)
+        await consul.say_list(20)
+        await eventually(lambda: seen.addresses("web") == {"10.0.0.1": 82}, "the change")
+        assert stats.errors >= 1
+        assert not seen.error

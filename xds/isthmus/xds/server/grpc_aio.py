@@ -148,7 +148,8 @@ class GrpcAioTransport:
 
     async def _read(self, stream: _Stream, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         try:
-            while isinstance(message := await context.read(), bytes):  # else grpc.aio.EOF
+            # At the end it is grpc.aio.EOF, of which the stubs know nothing.
+            while isinstance(message := await context.read(), bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
                 self._emit(Event(EventKind.MESSAGE, stream.id, message=message))
         except (grpc.aio.BaseError, asyncio.InvalidStateError):
             return  # the call has ended; its handler is being cancelled and reports that
