@@ -15,11 +15,12 @@ import msgspec
 import pytest
 import yaml
 
+from isthmus.bridge import doctor
 from isthmus.bridge.bridge import Bridge
 from isthmus.bridge.config import Config, ConsulRegistry, FileRegistry, parse
-from isthmus.cli.main import app
+from isthmus.cli.main import COMMANDS, app
+from isthmus.registry import doubt
 from isthmus.registry.document import parse_document
-from isthmus.registry.guard import GuardRules
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -80,14 +81,20 @@ def test_isthmus_commands_and_options_exist() -> None:
                 raise AssertionError(f"{where}: {' '.join(words)}: {e}") from e
             seen.add(words[1])
 
-    assert seen >= {"serve", "bootstrap", "services", "proxy-status", "demo"}
+    assert seen >= set(COMMANDS) - {"version"}
+
+
+def test_the_readme_lists_the_commands() -> None:
+    listed = set(re.findall(r"^\| `isthmus ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+
+    assert listed == set(COMMANDS)
 
 
 def test_other_programs_are_few() -> None:
     """Nobody needs a program that the documentation does not say where to get."""
     programs = {words[0].rpartition("/")[2] for _, words in commands()}
 
-    assert programs <= {"make", "isthmus", "envoy", "curl", "uv"}
+    assert programs <= {"make", "isthmus", "envoy", "curl", "uv", "source"}
 
 
 def test_configurations_are_accepted() -> None:
@@ -119,7 +126,6 @@ def test_the_configuration_with_all_defaults_is_complete() -> None:
     for section, value in documented.items():
         if isinstance(value, dict):
             assert set(value) == set(getattr(config, section).__struct_fields__), section
-    assert set(documented["guard"]) == set(GuardRules.__struct_fields__)
 
 
 def table(page: str) -> dict[str, str]:
@@ -172,14 +178,18 @@ async def test_paths_and_metrics_exist(tmp_path: Path) -> None:
     finally:
         await bridge.stop()
 
-    assert paths == {"/healthz", "/readyz", "/metrics", "/debug/catalog", "/debug/proxies"}
-    assert {path: status for path, (status, _) in answers.items() if status not in (200, 503)} == {}
+    assert paths == {
+        *("/healthz", "/readyz", "/metrics", "/debug/catalog", "/debug/proxies", "/debug/registries", "/debug/holds"),
+        *("/debug/parity", "/debug/doctor", "/debug/explain"),
+    }
+    without_parameters = {path: status for path, (status, _) in answers.items() if status not in (200, 503)}
+    assert without_parameters == {"/debug/parity": 400, "/debug/explain": 400}
     served = answers["/metrics"][1]
     for metric in set(re.findall(r"\bisthmus_\w+", prose())):
         assert re.search(rf"^# TYPE {metric} ", served, re.MULTILINE), metric
     catalog = msgspec.json.decode(answers["/debug/catalog"][1])
-    for key in ("virtual_ips", "quarantined", "conflicts", "holds"):
-        assert f"`{key}`" in prose() or f".{key}" in prose()
+    for key in ("virtual_ips", "quarantined", "conflicts", "holds", "leaving"):
+        assert f"`{key}`" in prose()
         assert key in catalog
 
 
@@ -189,14 +199,29 @@ async def get(url: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
+def sources() -> str:
+    return "\n".join(path.read_text() for path in ROOT.glob("*/isthmus/**/*.py"))
+
+
 def test_log_events_exist() -> None:
-    """Log events that the documentation names are written somewhere."""
-    source = "\n".join(path.read_text() for path in ROOT.glob("*/isthmus/**/*.py"))
+    """Log events that the documentation names are written somewhere, and those that somebody should see are named."""
+    calls = re.findall(r'log\.(\w+)\(\s*(?:#.*\s*)?"([a-z]+\.[a-z_]+)"', sources())
+    written = {event for _, event in calls}
+    alarming = {event for level, event in calls if level in ("warning", "error", "critical")}
+    named = set(re.findall(r"`([a-z]+\.[a-z_]+)`", prose()))
+    families = {event.partition(".")[0] for event in written}
+    keys = {"drain.grace", "guard.hold", "guard.shrink", "merge.weights"}
 
-    named = set(re.findall(r"`((?:registry|xds|bridge|mesh)\.[a-z_]+)`", prose())) - {"registry.py"}
+    assert alarming
+    assert sorted(alarming - named) == []
+    files = {n for n in named if n.endswith((".md", ".py", ".yaml"))}
+    assert sorted(n for n in named - files - keys if n.partition(".")[0] in families and n not in written) == []
 
-    assert named
-    assert [event for event in sorted(named) if f'"{event}"' not in source] == []
+
+def test_findings_of_the_doctor_are_described() -> None:
+    described = {code for cell in table("docs/operate.md") for code in re.findall(r"^[A-Z]\w+$", cell)}
+
+    assert described == {*doctor.FIXES, *doubt.FIXES}
 
 
 def test_links_lead_somewhere() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from isthmus.registry.model import Catalog, Conflict, Instance, Port, Service, ServiceKey, Snapshot
+from isthmus.registry.model import Catalog, Conflict, Health, Instance, Port, Service, ServiceKey, Snapshot
 
 
 class MergeRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,7 +136,8 @@ def _merge_one(claims: Sequence[tuple[Snapshot, Service]], rules: MergeRules) ->
             continue
         instance_id = instance.id if instance.id not in by_id else f"{snapshot.origin.name}/{instance.id}"
         by_id[instance_id] = msgspec.structs.replace(instance, id=instance_id, ports=ports)
-        listed_by[instance_id] = snapshot.origin.name
+        if not (instance.health is Health.DRAINING and (first.key, instance.id) in snapshot.kept):
+            listed_by[instance_id] = snapshot.origin.name
         seen |= served
     if rules.weights:
         by_id = _shared(by_id, listed_by, rules)
@@ -153,16 +154,19 @@ def _merge_one(claims: Sequence[tuple[Snapshot, Service]], rules: MergeRules) ->
 
 
 def _shared(by_id: Mapping[str, Instance], listed_by: Mapping[str, str], rules: MergeRules) -> dict[str, Instance]:
-    """The instances with weights that give each origin its share, as far as whole numbers allow."""
+    """The instances with weights that give each origin its share, as far as whole numbers allow.
+
+    Those that are not in `listed_by` have left their origin, which has no share on their account.
+    """
     own: dict[str, int] = {}
-    for instance_id, instance in by_id.items():
-        own[listed_by[instance_id]] = own.get(listed_by[instance_id], 0) + instance.weight
+    for instance_id, origin in listed_by.items():
+        own[origin] = own.get(origin, 0) + by_id[instance_id].weight
     shares = {origin: rules.weights.get(origin, _WHOLE) for origin in own}
     if len(set(shares.values())) == len(shares) == 1:
         return dict(by_id)  # nobody to share with
-    out: dict[str, Instance] = {}
-    for instance_id, instance in by_id.items():
-        origin = listed_by[instance_id]
+    out = dict(by_id)
+    for instance_id, origin in listed_by.items():
+        instance = by_id[instance_id]
         exact = instance.weight * shares[origin] * _PRECISION / max(1, own[origin])
         # Whoever has a share and a weight gets at least a little; no share means none.
         weight = max(1, round(exact)) if exact else 0

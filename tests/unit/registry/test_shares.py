@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from isthmus.registry.merge import MergeRules, merge
+from isthmus.registry.model import Health
 from tests.world import mk_instance, mk_key, mk_service, mk_snapshot
 
 OLD = mk_snapshot(mk_service("reviews", [mk_instance(n, origin="eureka") for n in (1, 2, 3)]), origin="eureka")
@@ -31,6 +33,20 @@ def test_a_service_that_one_origin_knows_alone_keeps_its_weights() -> None:
     merged = merge([NEW], rules=MergeRules({"consul": 0})).catalog
 
     assert [i.weight for i in merged.services[mk_key("reviews")].instances] == [5]
+
+
+def test_an_origin_whose_instances_are_leaving_has_no_share() -> None:
+    """It has let them go: what they are drained of has to go somewhere, whatever share that one has."""
+    leaving = mk_instance(1, origin="eureka", health=Health.DRAINING)
+    eureka = mk_snapshot(mk_service("reviews", [leaving]), origin="eureka")
+    weights = MergeRules({"eureka": 100, "consul": 0})
+
+    listed = merge([eureka, NEW], rules=weights).catalog.services[mk_key("reviews")]
+    eureka = msgspec.structs.replace(eureka, kept=frozenset({(mk_key("reviews"), leaving.id)}))
+    gone = merge([eureka, NEW], rules=weights).catalog.services[mk_key("reviews")]
+
+    assert [i.weight for i in listed.instances if i.origin == "consul"] == [0]
+    assert [i.weight for i in gone.instances if i.origin == "consul"] == [5]
 
 
 def test_within_an_origin_the_instances_keep_their_proportion() -> None:
