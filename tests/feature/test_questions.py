@@ -108,7 +108,7 @@ class TestExplain:
         walk = await explain(asked, "10.0.0.1:80")
         assert (sent["serving"], sent["answer"]) == (
             False,
-            "it gets no requests: proxy (web-1): was sent it and has not acknowledged it yet",
+            "no proxy has acknowledged it: proxy (web-1): was sent it and has not acknowledged it yet",
         )
         assert walk["answer"] == "it gets requests: web-1 has acknowledged it"
         assert stages(walk) == [
@@ -133,7 +133,7 @@ class TestExplain:
         await eventually(refused, "the refusal is known")
         walk = await explain(asked, "10.0.0.1:80")
         assert walk["serving"] is False
-        assert walk["answer"].startswith("it gets requests from 1 of 2 proxies: proxy (bad): ")
+        assert walk["answer"].startswith("only 1 of 2 proxies has acknowledged it: proxy (bad): ")
         assert "no such health" in walk["answer"]
 
     async def test_an_instance_that_is_held(self, world: World) -> None:

@@ -91,11 +91,13 @@ def _conclude(stages: Sequence[Stage], merged: Instance | None) -> tuple[bool, s
     proxies = {s.where for s in path if s.stage == "proxy" and s.where != _NOBODY}
     behind = {s.where for s in path if s.stage == "proxy" and s.verdict is Verdict.DROPPED}
     following = proxies - behind
-    if merged.health not in _SERVING or merged.weight <= 0 or not following:
+    if merged.health not in _SERVING or merged.weight <= 0 or not proxies:
         return False, f"it gets no requests: {_named(first) if first else 'the bridge is about to send it'}"
     late = next((s for s in path if s.verdict is Verdict.DROPPED), None)
     if late is not None:
-        return False, f"it gets requests from {len(following)} of {len(proxies)} proxies: {_named(late)}"
+        # What a proxy acknowledged earlier may have had it: it is not said that there are no requests.
+        count = f"only {len(following)} of {len(proxies)} proxies" if following else "no proxy"
+        return False, f"{count} has acknowledged it: {_named(late)}"
     who = f"all {len(proxies)} proxies have" if len(proxies) > 1 else f"{min(proxies)} has"
     though = f"; {_named(first)}" if first else ""
     return True, f"it gets requests: {who} acknowledged it{though}"

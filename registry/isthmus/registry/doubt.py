@@ -54,13 +54,13 @@ class Finding(msgspec.Struct, frozen=True):
 def examine(catalog: Catalog, quarantined: Iterable[Quarantined]) -> tuple[Finding, ...]:
     """Everything in the catalog that deserves doubt, in the order of `FIXES` and then by subject."""
     services = catalog.services.values()
+    one_machine = _is_one_machine(services)
     said = {
         *(("Quarantined", f"{q.origin}: {q.where}", q.reason) for q in quarantined),
         *(("Conflict", c.subject, f"{c.dropped} loses to {c.kept}") for c in catalog.conflicts),
-        *_shared(services),
+        *_shared(services, one_machine=one_machine),
         *_failed_nodes(services),
     }
-    one_machine = _is_one_machine(services)
     for service in services:
         said.update(_of_service(service))
         said.update(_of_instances(service, one_machine=one_machine))
@@ -138,13 +138,16 @@ def _is_local(address: str) -> bool:
         return address.startswith("unix:") or address == "localhost"
 
 
-def _shared(services: Iterable[Service]) -> Iterator[tuple[str, str, str]]:
-    """Places that several services list, one finding for each set of services."""
+def _shared(services: Iterable[Service], *, one_machine: bool) -> Iterator[tuple[str, str, str]]:
+    """Places that several services list, one finding for each set of services.
+
+    A loopback address is one place on one machine only.
+    """
     places: dict[tuple[str, int], set[str]] = {}
     for service in services:
         for instance in service.instances:
             for port in instance.ports.values():
-                if port:
+                if port and (one_machine or not _is_local(instance.address)):
                     places.setdefault((instance.address, port), set()).add(str(service.key))
     by_names: dict[frozenset[str], list[str]] = {}
     for (address, port), names in places.items():

@@ -38,7 +38,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(sys, "argv", ["isthmus", *words])
         with pytest.raises(SystemExit) as ended:
             main()
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
+        shown = capsys.readouterr()
+        return Done(int(ended.value.code or 0), shown.out, shown.err)
 
     return run
 
@@ -64,17 +65,17 @@ class Pretender(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Pretender
-
     def do_GET(self) -> None:
-        self.server.asked = f"{self.command} {self.path}"
-        self.send_response(self.server.status)
+        server = self.server
+        assert isinstance(server, Pretender)
+        server.asked = f"{self.command} {self.path}"
+        self.send_response(server.status)
         self.end_headers()
-        self.wfile.write(self.server.more.get(self.path, self.server.content))
+        self.wfile.write(server.more.get(self.path, server.content))
 
     do_POST = do_GET  # noqa: N815 - the name is given
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is given
         """Silence."""
 
 

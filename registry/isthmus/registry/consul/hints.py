@@ -46,6 +46,9 @@ CHECKS_BURST, SWEEPS_BURST, SHARE = 1.0, 2.0, 0.25
 NO_CHECKS = 60.0
 """Seconds without reading all checks, after that has failed: they may be more than an answer may hold."""
 
+UNHURRIED = 32
+"""Services that a sweep reads at a time when nobody waits for it: it leaves the better part of the time to others."""
+
 LIST_BURST, LIST_RATE = 100.0, 10.0
 TROUBLES_BURST, TROUBLES_RATE = 100.0, 10.0
 """Turns of each loop, at once and per second, when what it watches changes all the time."""
@@ -80,6 +83,7 @@ class Hints:
         self._sweep_at = self._clock() + LONG_WAIT
         self._sweep_sooner = asyncio.Event()
         self._sweeping = False
+        self._hurry = False
 
     async def begin(self) -> None:
         """Ask before any service is read, so that what changes meanwhile wakes the queries that follow."""
@@ -158,9 +162,8 @@ class Hints:
             for move in moves:
                 last, all_of_it = self._known.explained(move.before, move.after)
                 if not named and self._sweeping:
-                    last = all_of_it = (
-                        False  # the sweep may have come across one service and been too early for another
-                    )
+                    # The sweep may have come across one service and been too early for another.
+                    last = all_of_it = False
                 if not all_of_it:
                     self._sweep_in(AFTERTHOUGHT if last or move.named else 0)
 
@@ -192,14 +195,18 @@ class Hints:
             began = self._clock()
             self._sweep_at = began + LONG_WAIT
             # Who is not watched now: one that was until a moment ago may have changed since it was read.
-            self._sweeping = True
-            await self._services.read(self._services.unwatched, SWEPT)
+            names = self._services.unwatched
+            at_once = max(1, len(names)) if self._hurry else UNHURRIED
+            self._sweeping, self._hurry = True, False
+            for first in range(0, len(names), at_once):
+                await self._services.read(names[first : first + at_once], SWEPT)
             self._sweeping = False
             budget, wait = budget.take(self._clock(), self._clock() - began)
             await asyncio.sleep(wait)
 
     def _sweep_in(self, seconds: float) -> None:
         at = self._clock() + seconds
+        self._hurry |= not seconds
         if at < self._sweep_at:
             self._sweep_at = at
             self._sweep_sooner.set()
