@@ -34,7 +34,7 @@ from tests.servers.consul import Consul
 from tests.servers.process import free_port
 
 SMALL, LARGE = 20, 1_000
-CHANGES = 200
+CHANGES, BURST = 200, 60
 NEW_ENDPOINTS = 3
 """Changes of the cycle after which there is a new endpoint."""
 STREAMS = (100, 500)
@@ -81,7 +81,7 @@ async def run() -> list[Row]:
 
         large = Population(LARGE, port)
         await writer.apply_all(large.operations(SMALL))
-        chosen = rng.sample(range(SMALL, LARGE), 2 * CHANGES)
+        chosen = rng.sample(range(SMALL, LARGE), CHANGES + BURST)
         await instances.listen((a for s in chosen for a in large.addresses(s)), port)
         for service in chosen:
             for _ in range(rng.randrange(len(CYCLE))):

@@ -130,14 +130,15 @@ async def test_deregistering_under_load_fails_no_request(mesh: Mesh) -> None:
     envoy = await mesh.start_envoy()
     await mesh.routed(HOST)
 
-    async def gone(upstream: Upstream) -> bool:
-        return f"127.0.0.1:{upstream.port}" not in await envoy.endpoints(CLUSTER.format(80))
+    async def let_go(upstream: Upstream) -> bool:
+        known = await envoy.endpoints(CLUSTER.format(80))
+        return known.get(f"127.0.0.1:{upstream.port}", "DRAINING") == "DRAINING"
 
     async with constant_load(mesh.outbound, HOST, streams=4) as load:
         for upstream in ups[1:]:
             await eventually(partial(_answers, load, upstream.name), "it serves")
             await mesh.consul.deregister(upstream.name)
-            await eventually(partial(gone, upstream), "Envoy has let it go")
+            await eventually(partial(let_go, upstream), "Envoy has let it go")
             await upstream.stop()
             load.recent()
         await eventually(lambda: load.answers["up0"] > 50, "the last one serves alone")

@@ -229,7 +229,8 @@ async def test_the_feed_tells_a_crash_after_three_heartbeats(pair: Pair, app: st
     async def replicated() -> bool:
         return {f"{app}-1", f"{app}-2", f"{app}-3"} <= (await pair.other.instances()).keys()
 
-    await eventually(replicated, "both have them")
+    # A batch that a busy server turns away is sent again up to half a minute later.
+    await eventually(replicated, "both have them", timeout=60)
     async with reading(pair.fast, poll_interval=300, feed=feed) as seen:
         for n in (1, 2, 3):
             await pair.fast.renew(app, f"{app}-{n}")

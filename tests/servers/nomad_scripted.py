@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self
 
 from aiohttp import web
@@ -279,13 +279,6 @@ class ScriptedNomad:
         finally:
             self._streams.discard(queue)
         return response
-
-
-@contextlib.asynccontextmanager
-async def scripted_nomad() -> AsyncIterator[ScriptedNomad]:
-    """One that runs."""
-    async with ScriptedNomad() as nomad:
-        yield nomad
 
 
 def answering(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Handler:

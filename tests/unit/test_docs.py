@@ -17,7 +17,7 @@ import yaml
 
 from isthmus.bridge import doctor
 from isthmus.bridge.bridge import Bridge
-from isthmus.bridge.config import Config, ConsulRegistry, FileRegistry, parse
+from isthmus.bridge.config import Config, ConsulRegistry, FileRegistry, NomadRegistry, parse
 from isthmus.cli.main import COMMANDS, app
 from isthmus.registry import doubt
 from isthmus.registry.document import parse_document
@@ -102,9 +102,8 @@ def test_configurations_are_accepted() -> None:
     count = 0
     for block in blocks("yaml"):
         if block.text.startswith("registries:"):
-            parse(
-                block.text.encode(), ROOT / "isthmus.yaml", {"CONSUL_HTTP_TOKEN": "secret", "EUREKA_PASSWORD": "secret"}
-            )
+            variables = ("CONSUL_HTTP_TOKEN", "EUREKA_PASSWORD", "NOMAD_TOKEN")
+            parse(block.text.encode(), ROOT / "isthmus.yaml", dict.fromkeys(variables, "secret"))
         else:
             document = parse_document(block.text.encode(), "docs")
             assert document.entries, block.where
@@ -134,14 +133,13 @@ def table(page: str) -> dict[str, str]:
     return {key: default for keys, default in rows for key in re.findall(r"`([^`]+)`", keys)}
 
 
-def test_every_key_of_a_consul_is_described() -> None:
-    """docs/consul.md has each key, and its default where that is more than "nothing"."""
-    described = table("docs/consul.md")
-    (example,) = (
-        yaml.safe_load(b.text)["registries"][0] for b in blocks("yaml") if b.where.startswith("docs/consul.md")
-    )
+@pytest.mark.parametrize(("page", "registry"), [("docs/consul.md", ConsulRegistry), ("docs/nomad.md", NomadRegistry)])
+def test_every_key_of_a_registry_is_described(page: str, registry: type[msgspec.Struct]) -> None:
+    """Its page has each key, and its default where that is more than "nothing"."""
+    described = table(page)
+    (example,) = (yaml.safe_load(b.text)["registries"][0] for b in blocks("yaml") if b.where.startswith(page))
 
-    for field in msgspec.structs.fields(ConsulRegistry):
+    for field in msgspec.structs.fields(registry):
         if field.name in example:
             continue
         assert field.name in described, field.name

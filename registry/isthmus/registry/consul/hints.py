@@ -196,13 +196,15 @@ class Hints:
             self._sweep_at = began + LONG_WAIT
             # Who is not watched now: one that was until a moment ago may have changed since it was read.
             names = self._services.unwatched
-            at_once = max(1, len(names)) if self._hurry else UNHURRIED
-            self._sweeping, self._hurry = True, False
-            for first in range(0, len(names), at_once):
-                await self._services.read(names[first : first + at_once], SWEPT)
+            hurried, self._hurry, self._sweeping = self._hurry, False, True
+            while names:
+                at_once = len(names) if hurried or self._hurry else UNHURRIED
+                await self._services.read(names[:at_once], SWEPT)
+                del names[:at_once]
             self._sweeping = False
-            budget, wait = budget.take(self._clock(), self._clock() - began)
-            await asyncio.sleep(wait)
+            if hurried:
+                budget, wait = budget.take(self._clock(), self._clock() - began)
+                await asyncio.sleep(wait)
 
     def _sweep_in(self, seconds: float) -> None:
         at = self._clock() + seconds

@@ -174,7 +174,7 @@ def failure(status: int, body: bytes) -> AdapterError:
     text = f"{status} {said}".strip()
     if status in (401, 403):
         return ForbiddenError(f"{text} (the token is unknown, has expired, or lacks a capability)")
-    if status in (404, 405, 501):
+    if status in (404, 405, 501) or said.startswith("Unknown allocation"):  # which is a 500 where ACLs are on
         return NotThereError(text)
     if status == 429:
         return AdapterError(f"{text} (a limit of the agent; see max_connections and limits.http_max_conns_per_client)")

@@ -148,6 +148,7 @@ async def test_a_blocking_query_that_comes_back_changed_is_a_wake_up() -> None:
     [
         (answering(403, b"Permission denied"), "403 Permission denied", ForbiddenError),
         (answering(404, b"not found"), "404 not found", NotThereError),
+        (answering(500, b'Unknown allocation "66b6"'), "Unknown allocation", NotThereError),
         (answering(400, b"bad filter"), "400 bad filter", RefusedError),
         (answering(500, b"No cluster leader"), "500 No cluster leader", AdapterError),
         (answering(429, b"too many"), "http_max_conns_per_client", AdapterError),
