@@ -3,7 +3,6 @@
 # NO CHECKED-IN PROTOBUF GENCODE
 # source: isthmus/registry/etcd/proto/rpc.proto
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import symbol_database as _symbol_database
@@ -13,37 +12,37 @@ from google.protobuf.internal import builder as _builder
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n%isthmus/registry/etcd/proto/rpc.proto\x12\x0cisthmus.etcd"\\\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x11\n\traft_term\x18\x04 \x01(\x04"u\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63reate_revision\x18\x02 \x01(\x03\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c\x12\r\n\x05lease\x18\x06 \x01(\x03"\xa3\x01\n\x05\x45vent\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.isthmus.etcd.Event.EventType\x12"\n\x02kv\x18\x02 \x01(\x0b\x32\x16.isthmus.etcd.KeyValue\x12\'\n\x07prev_kv\x18\x03 \x01(\x0b\x32\x16.isthmus.etcd.KeyValue" \n\tEventType\x12\x07\n\x03PUT\x10\x00\x12\n\n\x06\x44\x45LETE\x10\x01"b\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x11\n\tkeys_only\x18\x08 \x01(\x08"\x7f\n\rRangeResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.isthmus.etcd.ResponseHeader\x12#\n\x03kvs\x18\x02 \x03(\x0b\x32\x16.isthmus.etcd.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\r\n\x05\x63ount\x18\x04 \x01(\x03"\x9b\x01\n\x0cWatchRequest\x12:\n\x0e\x63reate_request\x18\x01 \x01(\x0b\x32 .isthmus.etcd.WatchCreateRequestH\x00\x12>\n\x10progress_request\x18\x03 \x01(\x0b\x32".isthmus.etcd.WatchProgressRequestH\x00\x42\x0f\n\rrequest_union"p\n\x12WatchCreateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\x16\n\x0estart_revision\x18\x03 \x01(\x03\x12\x10\n\x08watch_id\x18\x07 \x01(\x03\x12\x10\n\x08\x66ragment\x18\x08 \x01(\x08"\x16\n\x14WatchProgressRequest"\xda\x01\n\rWatchResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.isthmus.etcd.ResponseHeader\x12\x10\n\x08watch_id\x18\x02 \x01(\x03\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12\x10\n\x08\x66ragment\x18\x07 \x01(\x08\x12#\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x13.isthmus.etcd.Event"5\n\x13\x41uthenticateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t"S\n\x14\x41uthenticateResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.isthmus.etcd.ResponseHeader\x12\r\n\x05token\x18\x02 \x01(\tb\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%isthmus/registry/etcd/proto/rpc.proto\x12\x0cisthmus.etcd\"\\\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x11\n\traft_term\x18\x04 \x01(\x04\"u\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63reate_revision\x18\x02 \x01(\x03\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c\x12\r\n\x05lease\x18\x06 \x01(\x03\"\xa3\x01\n\x05\x45vent\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.isthmus.etcd.Event.EventType\x12\"\n\x02kv\x18\x02 \x01(\x0b\x32\x16.isthmus.etcd.KeyValue\x12\'\n\x07prev_kv\x18\x03 \x01(\x0b\x32\x16.isthmus.etcd.KeyValue\" \n\tEventType\x12\x07\n\x03PUT\x10\x00\x12\n\n\x06\x44\x45LETE\x10\x01\"b\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x11\n\tkeys_only\x18\x08 \x01(\x08\"\x7f\n\rRangeResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.isthmus.etcd.ResponseHeader\x12#\n\x03kvs\x18\x02 \x03(\x0b\x32\x16.isthmus.etcd.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\"\x9b\x01\n\x0cWatchRequest\x12:\n\x0e\x63reate_request\x18\x01 \x01(\x0b\x32 .isthmus.etcd.WatchCreateRequestH\x00\x12>\n\x10progress_request\x18\x03 \x01(\x0b\x32\".isthmus.etcd.WatchProgressRequestH\x00\x42\x0f\n\rrequest_union\"p\n\x12WatchCreateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\x16\n\x0estart_revision\x18\x03 \x01(\x03\x12\x10\n\x08watch_id\x18\x07 \x01(\x03\x12\x10\n\x08\x66ragment\x18\x08 \x01(\x08\"\x16\n\x14WatchProgressRequest\"\xda\x01\n\rWatchResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.isthmus.etcd.ResponseHeader\x12\x10\n\x08watch_id\x18\x02 \x01(\x03\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12\x10\n\x08\x66ragment\x18\x07 \x01(\x08\x12#\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x13.isthmus.etcd.Event\"5\n\x13\x41uthenticateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"S\n\x14\x41uthenticateResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.isthmus.etcd.ResponseHeader\x12\r\n\x05token\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "isthmus.registry.etcd.proto.rpc_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.registry.etcd.proto.rpc_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_RESPONSEHEADER"]._serialized_start = 55
-    _globals["_RESPONSEHEADER"]._serialized_end = 147
-    _globals["_KEYVALUE"]._serialized_start = 149
-    _globals["_KEYVALUE"]._serialized_end = 266
-    _globals["_EVENT"]._serialized_start = 269
-    _globals["_EVENT"]._serialized_end = 432
-    _globals["_EVENT_EVENTTYPE"]._serialized_start = 400
-    _globals["_EVENT_EVENTTYPE"]._serialized_end = 432
-    _globals["_RANGEREQUEST"]._serialized_start = 434
-    _globals["_RANGEREQUEST"]._serialized_end = 532
-    _globals["_RANGERESPONSE"]._serialized_start = 534
-    _globals["_RANGERESPONSE"]._serialized_end = 661
-    _globals["_WATCHREQUEST"]._serialized_start = 664
-    _globals["_WATCHREQUEST"]._serialized_end = 819
-    _globals["_WATCHCREATEREQUEST"]._serialized_start = 821
-    _globals["_WATCHCREATEREQUEST"]._serialized_end = 933
-    _globals["_WATCHPROGRESSREQUEST"]._serialized_start = 935
-    _globals["_WATCHPROGRESSREQUEST"]._serialized_end = 957
-    _globals["_WATCHRESPONSE"]._serialized_start = 960
-    _globals["_WATCHRESPONSE"]._serialized_end = 1178
-    _globals["_AUTHENTICATEREQUEST"]._serialized_start = 1180
-    _globals["_AUTHENTICATEREQUEST"]._serialized_end = 1233
-    _globals["_AUTHENTICATERESPONSE"]._serialized_start = 1235
-    _globals["_AUTHENTICATERESPONSE"]._serialized_end = 1318
+  DESCRIPTOR._loaded_options = None
+  _globals['_RESPONSEHEADER']._serialized_start=55
+  _globals['_RESPONSEHEADER']._serialized_end=147
+  _globals['_KEYVALUE']._serialized_start=149
+  _globals['_KEYVALUE']._serialized_end=266
+  _globals['_EVENT']._serialized_start=269
+  _globals['_EVENT']._serialized_end=432
+  _globals['_EVENT_EVENTTYPE']._serialized_start=400
+  _globals['_EVENT_EVENTTYPE']._serialized_end=432
+  _globals['_RANGEREQUEST']._serialized_start=434
+  _globals['_RANGEREQUEST']._serialized_end=532
+  _globals['_RANGERESPONSE']._serialized_start=534
+  _globals['_RANGERESPONSE']._serialized_end=661
+  _globals['_WATCHREQUEST']._serialized_start=664
+  _globals['_WATCHREQUEST']._serialized_end=819
+  _globals['_WATCHCREATEREQUEST']._serialized_start=821
+  _globals['_WATCHCREATEREQUEST']._serialized_end=933
+  _globals['_WATCHPROGRESSREQUEST']._serialized_start=935
+  _globals['_WATCHPROGRESSREQUEST']._serialized_end=957
+  _globals['_WATCHRESPONSE']._serialized_start=960
+  _globals['_WATCHRESPONSE']._serialized_end=1178
+  _globals['_AUTHENTICATEREQUEST']._serialized_start=1180
+  _globals['_AUTHENTICATEREQUEST']._serialized_end=1233
+  _globals['_AUTHENTICATERESPONSE']._serialized_start=1235
+  _globals['_AUTHENTICATERESPONSE']._serialized_end=1318
 # @@protoc_insertion_point(module_scope)

@@ -17,13 +17,7 @@ class ResponseHeader(_message.Message):
     member_id: int
     revision: int
     raft_term: int
-    def __init__(
-        self,
-        cluster_id: _Optional[int] = ...,
-        member_id: _Optional[int] = ...,
-        revision: _Optional[int] = ...,
-        raft_term: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, cluster_id: _Optional[int] = ..., member_id: _Optional[int] = ..., revision: _Optional[int] = ..., raft_term: _Optional[int] = ...) -> None: ...
 
 class KeyValue(_message.Message):
     __slots__ = ("key", "create_revision", "mod_revision", "version", "value", "lease")
@@ -39,15 +33,7 @@ class KeyValue(_message.Message):
     version: int
     value: bytes
     lease: int
-    def __init__(
-        self,
-        key: _Optional[bytes] = ...,
-        create_revision: _Optional[int] = ...,
-        mod_revision: _Optional[int] = ...,
-        version: _Optional[int] = ...,
-        value: _Optional[bytes] = ...,
-        lease: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, key: _Optional[bytes] = ..., create_revision: _Optional[int] = ..., mod_revision: _Optional[int] = ..., version: _Optional[int] = ..., value: _Optional[bytes] = ..., lease: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("type", "kv", "prev_kv")
@@ -55,7 +41,6 @@ class Event(_message.Message):
         __slots__ = ()
         PUT: _ClassVar[Event.EventType]
         DELETE: _ClassVar[Event.EventType]
-
     PUT: Event.EventType
     DELETE: Event.EventType
     TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -64,12 +49,7 @@ class Event(_message.Message):
     type: Event.EventType
     kv: KeyValue
     prev_kv: KeyValue
-    def __init__(
-        self,
-        type: _Optional[_Union[Event.EventType, str]] = ...,
-        kv: _Optional[_Union[KeyValue, _Mapping[str, object]]] = ...,
-        prev_kv: _Optional[_Union[KeyValue, _Mapping[str, object]]] = ...,
-    ) -> None: ...
+    def __init__(self, type: _Optional[_Union[Event.EventType, str]] = ..., kv: _Optional[_Union[KeyValue, _Mapping[str, object]]] = ..., prev_kv: _Optional[_Union[KeyValue, _Mapping[str, object]]] = ...) -> None: ...
 
 class RangeRequest(_message.Message):
     __slots__ = ("key", "range_end", "limit", "revision", "keys_only")
@@ -83,14 +63,7 @@ class RangeRequest(_message.Message):
     limit: int
     revision: int
     keys_only: bool
-    def __init__(
-        self,
-        key: _Optional[bytes] = ...,
-        range_end: _Optional[bytes] = ...,
-        limit: _Optional[int] = ...,
-        revision: _Optional[int] = ...,
-        keys_only: _Optional[bool] = ...,
-    ) -> None: ...
+    def __init__(self, key: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., limit: _Optional[int] = ..., revision: _Optional[int] = ..., keys_only: _Optional[bool] = ...) -> None: ...
 
 class RangeResponse(_message.Message):
     __slots__ = ("header", "kvs", "more", "count")
@@ -102,13 +75,7 @@ class RangeResponse(_message.Message):
     kvs: _containers.RepeatedCompositeFieldContainer[KeyValue]
     more: bool
     count: int
-    def __init__(
-        self,
-        header: _Optional[_Union[ResponseHeader, _Mapping[str, object]]] = ...,
-        kvs: _Optional[_Iterable[_Union[KeyValue, _Mapping[str, object]]]] = ...,
-        more: _Optional[bool] = ...,
-        count: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping[str, object]]] = ..., kvs: _Optional[_Iterable[_Union[KeyValue, _Mapping[str, object]]]] = ..., more: _Optional[bool] = ..., count: _Optional[int] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("create_request", "progress_request")
@@ -116,11 +83,7 @@ class WatchRequest(_message.Message):
     PROGRESS_REQUEST_FIELD_NUMBER: _ClassVar[int]
     create_request: WatchCreateRequest
     progress_request: WatchProgressRequest
-    def __init__(
-        self,
-        create_request: _Optional[_Union[WatchCreateRequest, _Mapping[str, object]]] = ...,
-        progress_request: _Optional[_Union[WatchProgressRequest, _Mapping[str, object]]] = ...,
-    ) -> None: ...
+    def __init__(self, create_request: _Optional[_Union[WatchCreateRequest, _Mapping[str, object]]] = ..., progress_request: _Optional[_Union[WatchProgressRequest, _Mapping[str, object]]] = ...) -> None: ...
 
 class WatchCreateRequest(_message.Message):
     __slots__ = ("key", "range_end", "start_revision", "watch_id", "fragment")
@@ -134,14 +97,7 @@ class WatchCreateRequest(_message.Message):
     start_revision: int
     watch_id: int
     fragment: bool
-    def __init__(
-        self,
-        key: _Optional[bytes] = ...,
-        range_end: _Optional[bytes] = ...,
-        start_revision: _Optional[int] = ...,
-        watch_id: _Optional[int] = ...,
-        fragment: _Optional[bool] = ...,
-    ) -> None: ...
+    def __init__(self, key: _Optional[bytes] = ..., range_end: _Optional[bytes] = ..., start_revision: _Optional[int] = ..., watch_id: _Optional[int] = ..., fragment: _Optional[bool] = ...) -> None: ...
 
 class WatchProgressRequest(_message.Message):
     __slots__ = ()
@@ -165,17 +121,7 @@ class WatchResponse(_message.Message):
     cancel_reason: str
     fragment: bool
     events: _containers.RepeatedCompositeFieldContainer[Event]
-    def __init__(
-        self,
-        header: _Optional[_Union[ResponseHeader, _Mapping[str, object]]] = ...,
-        watch_id: _Optional[int] = ...,
-        created: _Optional[bool] = ...,
-        canceled: _Optional[bool] = ...,
-        compact_revision: _Optional[int] = ...,
-        cancel_reason: _Optional[str] = ...,
-        fragment: _Optional[bool] = ...,
-        events: _Optional[_Iterable[_Union[Event, _Mapping[str, object]]]] = ...,
-    ) -> None: ...
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping[str, object]]] = ..., watch_id: _Optional[int] = ..., created: _Optional[bool] = ..., canceled: _Optional[bool] = ..., compact_revision: _Optional[int] = ..., cancel_reason: _Optional[str] = ..., fragment: _Optional[bool] = ..., events: _Optional[_Iterable[_Union[Event, _Mapping[str, object]]]] = ...) -> None: ...
 
 class AuthenticateRequest(_message.Message):
     __slots__ = ("name", "password")
@@ -191,6 +137,4 @@ class AuthenticateResponse(_message.Message):
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     token: str
-    def __init__(
-        self, header: _Optional[_Union[ResponseHeader, _Mapping[str, object]]] = ..., token: _Optional[str] = ...
-    ) -> None: ...
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping[str, object]]] = ..., token: _Optional[str] = ...) -> None: ...
