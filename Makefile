@@ -34,7 +34,7 @@ demo: $(STAMP) ## Show the whole path on this machine: registry, bridge, Envoy, 
 	@exec $(BIN)/isthmus demo $(ARGS)
 
 test: dev peers ## Run all tests, or those that ARGS name (ARGS="tests/e2e -k drain")
-	@exec $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: dev ## Check format, lint, types, import arrows, stubs and the lock file
 	$(BIN)/ruff format --check

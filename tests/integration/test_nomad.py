@@ -248,8 +248,13 @@ class TestHealth:
             await eventually(lambda: healths(seen) == [Health.DRAINING, Health.HEALTHY], "one drains", timeout=5)
             leaving = next(i for i in instances(seen).values() if i.health is Health.DRAINING)
             assert await serves(leaving)
-            listed = {r["AllocID"] for r in await nomad.get("/v1/service/web")}
-            assert leaving.provenance["allocation"] not in listed
+
+            async def off_the_list() -> bool:
+                listed = {r["AllocID"] for r in await nomad.get("/v1/service/web")}
+                return leaving.provenance["allocation"] not in listed
+
+            await eventually(off_the_list, "Nomad lists it no more, while it still serves", timeout=SHUTDOWN_DELAY / 2)
+            assert await serves(leaving)
             await eventually(lambda: healths(seen) == [Health.HEALTHY], "one is left", timeout=20)
             assert time.monotonic() - began >= SHUTDOWN_DELAY - 0.5
             with pytest.raises(aiohttp.ClientError):
@@ -264,7 +269,6 @@ class TestHealth:
             begin = len(seen.snapshots)
             (state / "all").touch()  # what the new task answers at first
             restart = asyncio.create_task(nomad.put(f"/v1/client/allocation/{alloc}/restart", {}))
-            await eventually(lambda: healths(seen) == [Health.DRAINING], "it drains")
             await eventually(lambda: healths(seen) == [Health.UNHEALTHY], "it warms up", timeout=20)
             await restart
             (state / "all").unlink()
@@ -332,8 +336,8 @@ class TestHealth:
         async with reading(nomad) as (seen, _):
             await until_healthy(seen)
             await nomad.stop_job("web")
-            await eventually(lambda: healths(seen) == [Health.DRAINING], "it drains")
             await eventually(lambda: seen.service("web") is None, "it is gone", timeout=20)
+        assert [Health.DRAINING] in [healths(_at(s)) for s in seen.snapshots], "it drained"
 
 
 class TestListing:

@@ -91,7 +91,12 @@ class Nomad(NomadAgent):
             directory,
             {
                 "name": "node-0",
-                "server": {"enabled": True, "bootstrap_expect": 1, "heartbeat_grace": "1s"},
+                "server": {
+                    "enabled": True,
+                    "bootstrap_expect": 1,
+                    "heartbeat_grace": "1s",
+                    "event_buffer_size": 10_000,
+                },
                 "client": client_settings(directory),
             }
             | dict(settings or {}),
