@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from isthmus.registry import vip
+from isthmus.registry.atomic import write_atomically
 from isthmus.registry.model import Catalog, ServiceKey
 
 _FILE = "virtual-ips.json"
@@ -97,13 +98,3 @@ def _unusable(directory: Path, error: OSError) -> StateError:
     return StateError(
         f"state_dir {directory}: {error.strerror}; isthmus keeps the addresses of TCP services there and must write it"
     )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a crash leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.bridge.state import StateError, VirtualIPs, write_atomically
+from isthmus.bridge.state import StateError, VirtualIPs
 from isthmus.registry.model import Catalog, Protocol, Service
 from tests.world import mk_key, mk_service
 
@@ -84,14 +84,3 @@ async def test_a_range_that_the_known_addresses_are_not_in_is_refused(tmp_path: 
 
     with pytest.raises(StateError, match=r"virtual-ips\.json"):
         VirtualIPs(tmp_path, "127.10.0.0/16")
-
-
-def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
-    target = tmp_path / "file"
-    target.write_text("old")
-    (tmp_path / "file.new").mkdir()
-
-    with pytest.raises(IsADirectoryError):
-        write_atomically(target, b"new")
-
-    assert target.read_text() == "old"

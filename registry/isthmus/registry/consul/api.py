@@ -6,7 +6,6 @@ over what it was given, and drops the headers that say how far an answer can be 
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
@@ -18,6 +17,7 @@ from consul import aio, base
 from yarl import URL
 
 from isthmus.registry.adapter import AdapterError, ReadStats
+from isthmus.registry.connection import keepalive_socket, tls_context
 from isthmus.registry.consul.answers import Checks, Listing, parse_checks, parse_listing, parse_names
 from isthmus.registry.consul.config import ConsulConfig
 from isthmus.registry.cursor import read_timeout
@@ -26,9 +26,6 @@ MAX_BODY = 64 * 1024 * 1024
 """Bytes of one answer; 1,500 instances of one service with their checks are about 3 MB."""
 
 CONNECT_TIMEOUT = 5.0
-
-KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
-"""A blocking query is silent for minutes; a peer that is gone without a word is noticed after half a minute."""
 
 T = TypeVar("T")
 Params = list[tuple[str, str]]
@@ -193,8 +190,8 @@ class _Transport(aio.HTTPClient):
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=config.max_connections,
-                ssl=_tls(config) if parts.scheme == "https" else True,
-                socket_factory=_socket,
+                ssl=tls_context(config, f"consul at {config.address}") if parts.scheme == "https" else True,
+                socket_factory=keepalive_socket,
             ),
             # The agent is near, often on this machine: compression costs both sides more than it saves.
             headers={"Accept-Encoding": "identity", "User-Agent": "isthmus"},
@@ -225,35 +222,3 @@ class _Transport(aio.HTTPClient):
                 if len(body) > MAX_BODY:
                     raise AdapterError(f"the answer is larger than {MAX_BODY // 1024 // 1024} MiB")
             return callback(base.Response(response.status, response.headers, body))
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    family, kind, protocol, _, _ = address
-    sock = socket.socket(family, kind, protocol)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    return sock
-
-
-def _tls(config: ConsulConfig) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=config.ca_file or None)
-    except OSError as e:
-        raise AdapterError(f"consul at {config.address}: ca_file {config.ca_file}: {e}") from e
-    if not config.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if config.cert_file:
-        try:
-            context.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
-        except OSError as e:
-            raise AdapterError(
-                f"consul at {config.address}: cert_file {config.cert_file}, key_file {config.key_file}: {e}"
-            ) from e
-    return context
-
-
-def _no_password() -> str:
-    """Without this OpenSSL would ask for the password of an encrypted key on the terminal, and wait."""
-    return ""

@@ -13,6 +13,7 @@ import msgspec
 from yarl import URL
 
 from isthmus.registry.adapter import AdapterError, ReadStats
+from isthmus.registry.connection import tls_context
 from isthmus.registry.eureka.answers import Entry, Listing, parse_instance, parse_listing
 from isthmus.registry.eureka.config import EurekaConfig
 
@@ -49,7 +50,9 @@ class EurekaApi:
         self._params = {"regions": ",".join(config.regions)} if config.regions else {}
         secure = any(a.startswith("https://") for a in config.addresses)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=16, ssl=_tls(config) if secure else True),
+            connector=aiohttp.TCPConnector(
+                limit=16, ssl=tls_context(config, f"eureka at {config.addresses[0]}") if secure else True
+            ),
             headers=_headers(config),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -154,25 +157,3 @@ def _failure(status: int, body: bytes) -> AdapterError:
     if 300 <= status < 400:
         return AdapterError(f"{text}: a redirection, which is not followed; is this Eureka?")
     return AdapterError(text)
-
-
-def _tls(config: EurekaConfig) -> ssl.SSLContext:
-    asked = f"eureka at {config.addresses[0]}"
-    try:
-        context = ssl.create_default_context(cafile=config.ca_file or None)
-    except OSError as e:
-        raise AdapterError(f"{asked}: ca_file {config.ca_file}: {e}") from e
-    if not config.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if config.cert_file:
-        try:
-            context.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
-        except OSError as e:
-            raise AdapterError(f"{asked}: cert_file {config.cert_file}, key_file {config.key_file}: {e}") from e
-    return context
-
-
-def _no_password() -> str:
-    """Without this OpenSSL would ask for the password of an encrypted key on the terminal, and wait."""
-    return ""

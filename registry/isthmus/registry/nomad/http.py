@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from isthmus.registry.adapter import AdapterError, ReadStats
+from isthmus.registry.connection import keepalive_socket, tls_context
 from isthmus.registry.nomad.config import THREADS, NomadConfig, is_token
 
 MAX_BODY = 64 * 1024 * 1024
@@ -24,9 +23,6 @@ CONNECT_TIMEOUT = 5.0
 
 SILENCE = 70.0
 """Seconds without a line after which the event stream is dead: Nomad writes an empty one each 30 seconds."""
-
-KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
-"""A blocking query is silent for minutes; a peer that is gone without a word is noticed after half a minute."""
 
 Params = list[tuple[str, str]]
 
@@ -54,10 +50,10 @@ class Http:
         parts = urlsplit(config.address)
         host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname
         self.base = f"{parts.scheme}://{host}:{parts.port or 4646}"
-        self.tls = _tls(config) if parts.scheme == "https" else None
+        self.tls = tls_context(config, f"nomad at {config.address}") if parts.scheme == "https" else None
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=config.max_connections - THREADS, ssl=self.tls or True, socket_factory=_socket
+                limit=config.max_connections - THREADS, ssl=self.tls or True, socket_factory=keepalive_socket
             ),
             # The agent is near, often on this machine: compression costs both sides more than it saves.
             headers={"Accept-Encoding": "identity", "User-Agent": "isthmus"},
@@ -183,35 +179,3 @@ def failure(status: int, body: bytes) -> AdapterError:
     if status == 400:
         return RefusedError(text)
     return AdapterError(text)
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    family, kind, protocol, _, _ = address
-    sock = socket.socket(family, kind, protocol)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE.items():
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    return sock
-
-
-def _tls(config: NomadConfig) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=config.ca_file or None)
-    except OSError as e:
-        raise AdapterError(f"nomad at {config.address}: ca_file {config.ca_file}: {e}") from e
-    if not config.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if config.cert_file:
-        try:
-            context.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
-        except OSError as e:
-            raise AdapterError(
-                f"nomad at {config.address}: cert_file {config.cert_file}, key_file {config.key_file}: {e}"
-            ) from e
-    return context
-
-
-def _no_password() -> str:
-    """Without this OpenSSL would ask for the password of an encrypted key on the terminal, and wait."""
-    return ""
