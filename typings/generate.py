@@ -38,6 +38,8 @@ ROOTS = (
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
     "envoy/service/discovery/v3/ads.proto",
     "envoy/service/discovery/v3/discovery.proto",
+    "envoy/service/load_stats/v3/lrs.proto",
+    "envoy/service/status/v3/csds.proto",
     "google/rpc/status.proto",
 )
 HERE = Path(__file__).resolve().parent

@@ -30,6 +30,9 @@ class World:
     def of(self, kind: EventKind) -> list[Event]:
         return [e for e in self.events if e.kind is kind]
 
+    def messages(self, stream: int) -> list[bytes]:
+        return [e.message for e in self.of(EventKind.MESSAGE) if e.id == stream]
+
     def was_writable(self, times: int) -> bool:
         return len(self.of(EventKind.WRITABLE)) >= times
 
@@ -128,6 +131,60 @@ async def test_a_reader_that_stalls_is_not_sent_more_than_its_window(world: Worl
     assert accepted < 64
     first: bytes = await call.read()  # type: ignore[assignment]
     assert len(first) == len(block)
+
+
+async def test_a_paused_stream_is_not_read_from_and_goes_on_in_order(world: World) -> None:
+    call, stream = await world.open()
+    await eventually(lambda: world.of(EventKind.MESSAGE), "the first message has come")
+    other, other_id = await world.open()
+
+    world.transport.pause([stream, 10_000])
+    world.transport.pause([stream])
+    for text in (b"one", b"two", b"three"):
+        await call.write(text)
+    await other.write(b"not paused")
+    await eventually(lambda: b"not paused" in world.messages(other_id), "the other stream is read from")
+    assert world.messages(stream) == [b"hello"]
+
+    world.transport.resume([stream, 10_000])
+    await eventually(lambda: len(world.messages(stream)) == 4, "the rest comes")
+    assert world.messages(stream) == [b"hello", b"one", b"two", b"three"]
+
+
+async def test_flow_control_holds_the_client_of_a_paused_stream(world: World) -> None:
+    """What it may send before that is its window, not all that it likes: memory stays bounded."""
+    call, stream = await world.open()
+    await eventually(lambda: world.of(EventKind.MESSAGE), "the first message has come")
+    world.transport.pause([stream])
+    written = 0
+
+    async def flood() -> None:
+        nonlocal written
+        while written < 64:
+            await call.write(b"x" * (1 << 20))
+            written += 1
+
+    flooding = asyncio.create_task(flood())
+    seen = -1
+    while seen < written:
+        seen = written
+        await asyncio.wait([flooding], timeout=0.5)
+    assert written < 64
+
+    world.transport.resume([stream])
+    await eventually(lambda: written == 64, "the client goes on", 20)
+    await flooding
+
+
+async def test_a_paused_stream_can_be_written_to_and_closes(world: World) -> None:
+    call, stream = await world.open()
+    world.transport.pause([stream])
+
+    world.transport.send([stream], b"go on")
+    assert await call.read() == b"go on"
+    call.cancel()
+
+    await eventually(lambda: world.of(EventKind.CLOSED), "the close is reported")
 
 
 async def test_closing_gives_the_client_the_status_after_the_data(world: World) -> None:

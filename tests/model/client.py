@@ -35,6 +35,8 @@ class Client(abc.ABC):
         """Types whose last response was refused."""
         self.refused_names: dict[TypeUrl, set[str]] = {t: set() for t in ORDER}
         """Names that it holds in an older state, or not, because it refused the last one offered."""
+        self.refused_versions: dict[TypeUrl, dict[str, str]] = {t: {} for t in ORDER}
+        """What it refused by name: it goes on with what it had until another version is there."""
         self.nonce: dict[TypeUrl, str] = dict.fromkeys(ORDER, "")
 
     def wants(self, type_url: TypeUrl, name: str) -> bool:
@@ -43,6 +45,12 @@ class Client(abc.ABC):
     def open(self, type_url: TypeUrl, names: Iterable[str]) -> None:
         """First request of a type; no names mean everything, where that is possible."""
         self.change(type_url, names)
+
+    def _try_again(self, type_url: TypeUrl, names: Iterable[str]) -> None:
+        """What it asks for anew it may be sent again."""
+        everything = type_url in WHOLE and "*" in names
+        for name in list(self.refused_versions[type_url]) if everything else names:
+            self.refused_versions[type_url].pop(name, None)
 
     @abc.abstractmethod
     def change(self, type_url: TypeUrl, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
@@ -56,13 +64,26 @@ class Client(abc.ABC):
     def refuse(self, response: Response) -> None:
         """Keep what it holds, but for what a delta response removes."""
 
+    def refuse_some(self, response: Response, names: Iterable[str]) -> None:
+        """Keep what it holds under some of the names in a response, and apply the rest (gRFC A46)."""
+        type_url = TypeUrl(response.type_url)
+        held = dict(self.held[type_url])
+        self.take(response)
+        versions = {r.name: r.version for r in response.resources}
+        for name in names:
+            self.refused_versions[type_url][name] = versions[name]
+            self.held[type_url].pop(name, None)
+            if name in held and self.wants(type_url, name):
+                self.held[type_url][name] = held[name]
+
     def check(self, resources: Mapping[TypeUrl, Mapping[str, Resource]]) -> None:
         """It holds what it asked for as it is, all of it and where the protocol can say so nothing else."""
         for type_url in self.opened:
             wanted = {n: r for n, r in resources[type_url].items() if self.wants(type_url, n)}
             held = self.held[type_url]
             names = wanted.keys() | held.keys() if type_url in WHOLE or self.variant == "delta" else wanted.keys()
-            for name in names - self.refused_names[type_url]:
+            refused = {n for n, v in self.refused_versions[type_url].items() if n in wanted and wanted[n].version == v}
+            for name in names - self.refused_names[type_url] - refused:
                 assert held.get(name) == wanted.get(name), f"{self.variant} {type_url.short} {name}"
 
     @abc.abstractmethod
@@ -74,6 +95,7 @@ class Client(abc.ABC):
         opened, self.opened = self.opened, set()
         self.refused.clear()
         self.refused_names = {t: set() for t in ORDER}
+        self.refused_versions = {t: {} for t in ORDER}
         self.outbox.clear()
         self.nonce = dict.fromkeys(ORDER, "")
         for type_url in ORDER:
@@ -86,6 +108,13 @@ class Client(abc.ABC):
 
     @abc.abstractmethod
     def _reopen(self, type_url: TypeUrl) -> None: ...
+
+    def _offer(self, type_url: TypeUrl, got: Mapping[str, Resource]) -> None:
+        """What is offered again has changed since it was refused, or was asked for anew, or is what it had."""
+        refused = self.refused_versions[type_url]
+        for name, resource in got.items():
+            if refused.get(name) == resource.version or resource != self.held[type_url].get(name):
+                refused.pop(name, None)
 
     def _settled(self, response: Response, error: str) -> None:
         type_url = TypeUrl(response.type_url)
@@ -115,6 +144,7 @@ class SotwClient(Client):
 
     def _list(self, type_url: TypeUrl, add: Iterable[str], drop: Iterable[str]) -> None:
         listed = (self._listed[type_url] - set(drop)) | set(add)
+        self._try_again(type_url, listed - self._listed[type_url])
         self._listed[type_url] = listed
         if listed:
             self._ever_named.add(type_url)
@@ -125,6 +155,7 @@ class SotwClient(Client):
     def take(self, response: Response) -> None:
         type_url = TypeUrl(response.type_url)
         got = {r.name: r for r in response.resources if self.wants(type_url, r.name)}
+        self._offer(type_url, got)
         self.held[type_url] = got if type_url in WHOLE else self.held[type_url] | got
         self.refused_names[type_url] -= self.refused_names[type_url] if type_url in WHOLE else got.keys()
 
@@ -174,6 +205,7 @@ class DeltaClient(Client):
 
     def change(self, type_url: TypeUrl, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
         add, drop = set(add), set(drop)
+        self._try_again(type_url, add)
         legacy = type_url not in self.opened and not add
         if type_url in WHOLE:
             self.wildcard[type_url] = "*" in add or legacy or (self.wildcard[type_url] and "*" not in drop)
@@ -184,7 +216,9 @@ class DeltaClient(Client):
     def take(self, response: Response) -> None:
         type_url = TypeUrl(response.type_url)
         held = self.held[type_url]
-        held.update({r.name: r for r in response.resources if self.wants(type_url, r.name)})
+        got = {r.name: r for r in response.resources if self.wants(type_url, r.name)}
+        self._offer(type_url, got)
+        held.update(got)
         self.refused_names[type_url] -= {r.name for r in response.resources}
         self._remove(response)
 
@@ -202,6 +236,7 @@ class DeltaClient(Client):
         self._settled(response, error)
         type_url = TypeUrl(response.type_url)
         self.names[type_url] |= set(add)
+        self._try_again(type_url, add)
         self._request(type_url, add, (), nonce=response.nonce, error=error)
 
     def can_show(self, type_url: TypeUrl) -> bool:

@@ -43,6 +43,10 @@ class Session:
         """Names asked for anew and not answered since."""
         self.in_flight: dict[TypeUrl, str] = {}
         self.nonces: set[str] = set()
+        self.parked: dict[TypeUrl, dict[str, str]] = {t: {} for t in ORDER}
+        """Versions that were refused by name; none is to be offered again unless it has changed meanwhile or is asked for."""
+        self.had: dict[TypeUrl, dict[str, str]] = {t: {} for t in ORDER}
+        """What was offered before the last response."""
         self.renewed: set[str] = set()
         """Clusters sent on this stream."""
         self.opened: dict[TypeUrl, set[str]] = {}
@@ -51,6 +55,10 @@ class Session:
 
     def update(self, snapshot: ResourceSnapshot) -> None:
         self._snapshot = snapshot
+        for type_url, parked in self.parked.items():
+            current = snapshot.of_type(type_url)
+            for name in [n for n, v in parked.items() if n not in current or current[n].version != v]:
+                del parked[name]
         self.stream.update(snapshot)
         self.pump()
 
@@ -87,6 +95,7 @@ class Session:
         offered = self.offered[type_url]
         if nonce and self.in_flight.get(type_url) == nonce:
             del self.in_flight[type_url]
+            self._expect_to_park(type_url, request.error_detail.message)
         if isinstance(request, DiscoveryRequest):
             if nonce and nonce != self._last_nonce.get(type_url, nonce) and type_url not in self.in_flight:
                 return
@@ -121,12 +130,27 @@ class Session:
         dropped |= {n for n in offered if not self._wants(type_url, n)}
         if asked:
             self.unanswered.add(type_url)
-        self.owed[type_url] = (self.owed[type_url] - dropped) | (asked - {"*"})
+        owed = (self.owed[type_url] - dropped) | (asked - {"*"})
+        self.owed[type_url] = {n for n in owed if self._wants(type_url, n)}
         for name in asked | dropped:
             offered.pop(name, None)
+            self.parked[type_url].pop(name, None)
+        if "*" in asked:
+            self.parked[type_url].clear()
         if first and type_url == EDS:
             for name in self.renewed:
                 offered.pop(name, None)
+
+    def _expect_to_park(self, type_url: TypeUrl, error: str) -> None:
+        had, offered = self.had[type_url], self.offered[type_url]
+        current = self._snapshot.of_type(type_url)
+        for name in error.partition(": ")[2].split():
+            version = offered.pop(name, "")
+            if version and had.get(name) != version:
+                if name in had:
+                    offered[name] = had[name]
+                if name in current and current[name].version == version:
+                    self.parked[type_url][name] = version
 
     def check_answered(self) -> None:
         """With nothing under way, whatever was asked for has been answered, if only by its absence where that can be told."""
@@ -158,7 +182,9 @@ class Session:
         self.nonces.add(response.nonce)
         self.in_flight[type_url] = self._last_nonce[type_url] = response.nonce
         offered, got = self.offered[type_url], {r.name: r.version for r in response.resources}
-        before = dict(offered)
+        before = self.had[type_url] = dict(offered)
+        for name, version in got.items():
+            assert self.parked[type_url].get(name) != version, f"refused, and offered again: {name} in {response}"
         whole = isinstance(self.client, SotwClient) and type_url in WHOLE
         unanswered = type_url in self.unanswered
         self.unanswered.discard(type_url)

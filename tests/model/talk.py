@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.rpc.status_pb2 import Status
 
+from isthmus.xds.group import Kind
 from isthmus.xds.protocol.delta import DeltaStream
 from isthmus.xds.protocol.response import Outcome, Received, Response
 from isthmus.xds.protocol.sotw import SotwStream
@@ -50,8 +51,8 @@ class Talk:
 
 
 class SotwTalk(Talk):
-    def __init__(self, world: World) -> None:
-        self.sotw = SotwStream(world.snapshot)
+    def __init__(self, world: World, kind: Kind = Kind.ENVOY) -> None:
+        self.sotw = SotwStream(world.snapshot, kind)
         super().__init__(self.sotw, world)
         self.names: dict[str, Collection[str]] = {}
 

@@ -41,7 +41,7 @@ MUTANTS = {
         Substream,
         "_settle",
         "        if self.refused:\n",
-        "        if self.refused:\n            self.owe([r.name for r in settled.resources])\n",
+        "        if self.refused:\n            self.owe({r.name for r in settled.resources} & self.subscription.names)\n",
         AnyDeltaClient,
     ),
     "a second response is sent while one is in flight": Mutant(
@@ -61,21 +61,21 @@ MUTANTS = {
     "a stale request does not subscribe": Mutant(
         DeltaSubstream,
         "receive",
-        "        self._apply(shift)\n",
-        "        if received.outcome.name != 'STALE':\n            self._apply(shift)\n",
+        "        self._apply(shift, held, first)\n",
+        "        if received.outcome.name != 'STALE':\n            self._apply(shift, held, first)\n",
         AnyDeltaClient,
     ),
     "a refusal does not subscribe": Mutant(
         DeltaSubstream,
         "receive",
-        "        self._apply(shift)\n",
-        "        if received.outcome.name != 'NACKED':\n            self._apply(shift)\n",
+        "        self._apply(shift, held, first)\n",
+        "        if received.outcome.name != 'NACKED':\n            self._apply(shift, held, first)\n",
         AnyDeltaClient,
     ),
     "a name asked for again is not sent again": Mutant(
-        Substream, "_apply", "self.owe(shift.asked)", "self._compare(shift.asked)", AnyDeltaClient
+        Substream, "_apply", "                self.owe([name])\n", "                pass\n", AnyDeltaClient
     ),
-    "unwanted names are kept": Mutant(Substream, "_apply", "self._drop(shift.dropped)", "pass", AnySotwClient),
+    "unwanted names are still owed": Mutant(Substream, "_apply", "self.pending.pop(name, None)", "pass", AnySotwClient),
     "names end no legacy wildcard": Mutant(
         Subscription, "replace", "self._named |= bool(names)", "pass", AnySotwClient
     ),
@@ -87,19 +87,59 @@ MUTANTS = {
         AnyDeltaClient,
     ),
     "what was to be sent beyond the log stays so": Mutant(
-        Substream, "update", " | self.pending.keys()", "", EnvoyOnBothVariants
+        Substream,
+        "update",
+        "frozenset(self._resources.keys() | resources.keys())",
+        "frozenset(resources)",
+        EnvoyOnBothVariants,
     ),
-    "a partial response is complete": Mutant(
-        SotwSubstream, "_content", "self.told if self._tells_absence else fresh", "self.told", AnySotwClient
-    ),
+    "a partial response is complete": Mutant(SotwSubstream, "_build", "if self._is_whole:", "if True:", AnySotwClient),
     "any version is taken for ours": Mutant(
-        SotwSubstream, "_has_all", "version == str(self._told_version)", "True", AnySotwClient
+        SotwSubstream, "_has_all", "version != str(self._total)", "False", AnySotwClient
     ),
     "versions that a client holds are not looked at": Mutant(
-        DeltaSubstream, "_take_over", "current is not None and current.version == held[name]", "True", AnyDeltaClient
+        Substream, "_held", "current is not None and current.version == version", "current is not None", AnyDeltaClient
     ),
     "what a client holds is sent again": Mutant(
-        DeltaSubstream, "receive", "shift.asked - held.keys()", "shift.asked", AnyDeltaClient
+        Substream,
+        "_apply",
+        "self._look(name, self._held(name, version))",
+        "self._look(name, Lacks.ASKED)",
+        AnyDeltaClient,
+    ),
+    "a refusal by name is forgotten": Mutant(
+        Substream, "_refuse", "self._park(parked)", "self._park({})", AnySotwClient
+    ),
+    "a refusal by name refuses the rest": Mutant(
+        Substream, "_refuse", "named_in(self._error, sent)", "list(sent)", AnySotwClient
+    ),
+    "what is parked stays so when it changes": Mutant(
+        Substream,
+        "_park",
+        "if current is not None and current.version == parked.version:",
+        "if current is not None:",
+        AnyDeltaClient,
+    ),
+    "what is parked is not looked at when it is asked for": Mutant(
+        Substream, "_apply", "if self._parked:", "if False:", AnyDeltaClient
+    ),
+    "what was refused without having had it is not withdrawn": Mutant(
+        Substream, "update", "self._after_refusal if name in unparked else Lacks.NEW", "Lacks.NEW", AnyDeltaClient
+    ),
+    "what came and went stays to be sent": Mutant(
+        Substream, "_look", "has is not Lacks.NEW and self._tells_removal", "self._tells_removal", AnyDeltaClient
+    ),
+    "what cannot be withdrawn is forgotten": Mutant(
+        Substream, "_look", "self._kept[name] = has", "pass", AnySotwClient
+    ),
+    "everything is known after coming back to it": Mutant(
+        Substream, "_widen", "self._look(name, Lacks.NEW)", "pass", AnyDeltaClient
+    ),
+    "what is on its way while everything is asked for again is not withdrawn": Mutant(
+        Substream, "_widen", "self._look(resource.name, Lacks.ASKED)", "pass", AnyDeltaClient
+    ),
+    "endpoints of a cluster that has gone are not answered": Mutant(
+        SotwSubstream, "_tells_absence", " or self.type_url == TypeUrl.ENDPOINT", "", EnvoyOnBothVariants
     ),
     "a changed cluster leaves its endpoints behind": Mutant(
         Stream, "_renew", "substream.owe(", "frozenset(", EnvoyOnBothVariants
@@ -141,7 +181,8 @@ def survives(machine: Machine) -> bool:
 
 def mutate(mutant: Mutant) -> Callable[..., object]:
     """The method with its text replaced, compiled where it stood."""
-    source = inspect.getsource(getattr(mutant.owner, mutant.method))
+    found = inspect.getattr_static(mutant.owner, mutant.method)
+    source = inspect.getsource(found.fget if isinstance(found, property) and found.fget else found)
     assert source.count(mutant.old) == 1, f"{mutant.method} has changed: {mutant.old!r}"
     names: dict[str, Callable[..., object]] = {}
     module = vars(sys.modules[mutant.owner.__module__])

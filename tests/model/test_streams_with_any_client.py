@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from isthmus.xds.protocol.response import Outcome
 from isthmus.xds.resource import TypeUrl
 from tests.model.client import Client, DeltaClient, SotwClient
-from tests.model.served import ORDER, World
+from tests.model.served import EDS, ORDER, RDS, World
 from tests.model.session import Session
 
 TYPES = st.sampled_from(ORDER)
 NAMES = st.sampled_from("abc")
 ASKABLE = st.sets(st.sampled_from([*"abcz", "*"]), max_size=3)
 CONTENT = st.integers(0, 2)
+NOTHING = slice(0)
+REFUSED = st.sampled_from([NOTHING, NOTHING, slice(1), slice(1, None), None])
 
 
 class AnyClient(RuleBasedStateMachine):
@@ -30,6 +32,15 @@ class AnyClient(RuleBasedStateMachine):
 
     def mk_client(self) -> Client:
         raise NotImplementedError
+
+    @initialize(asked=st.sets(TYPES), filled=st.booleans())
+    def begin(self, asked: set[TypeUrl], filled: bool) -> None:
+        """Begin in the middle, or with nothing."""
+        if filled:
+            self.change([(t, n, 0) for t in ORDER for n in "ab"], logged=True)
+        for type_url in ORDER:
+            if type_url in asked:
+                self.ask(type_url, set("ab") if type_url in (EDS, RDS) else set(), set(), read=True)
 
     @rule(changes=st.lists(st.tuples(TYPES, NAMES, st.none() | CONTENT), min_size=1, max_size=3), logged=st.booleans())
     def change(self, changes: list[tuple[TypeUrl, str, int | None]], logged: bool) -> None:
@@ -56,15 +67,23 @@ class AnyClient(RuleBasedStateMachine):
         if read:
             self.to_server(10)
 
-    @rule(refuse=st.booleans(), add=st.just(set()) | st.sets(NAMES, max_size=1), read=st.booleans())
-    def take(self, refuse: bool, add: set[str], read: bool) -> None:
+    @rule(refuse=REFUSED, add=st.just(set()) | st.sets(NAMES, max_size=1), read=st.booleans())
+    def take(self, refuse: slice | None, add: set[str], read: bool) -> None:
+        """Refuse all of a response without naming anything, or some of its resources by name, or nothing."""
+        if not self.session.inbox:
+            self.to_server(10)
         if self.session.inbox:
             response = self.session.inbox.popleft()
-            if refuse:
+            error = ""
+            if refuse is None:
+                error = "no"
                 self.client.refuse(response)
+            elif named := [r.name for r in response.resources[refuse]]:
+                error = f"no good: {' '.join(named)}"
+                self.client.refuse_some(response, named)
             else:
                 self.client.take(response)
-            self.client.answer(response, "no" if refuse else "", add)
+            self.client.answer(response, error, add)
         if read:
             self.to_server(10)
 
@@ -99,7 +118,7 @@ class AnyClient(RuleBasedStateMachine):
             if self.client.outbox:
                 self.to_server(1)
             elif self.session.inbox:
-                self.take(refuse=False, add=set(), read=False)
+                self.take(refuse=NOTHING, add=set(), read=False)
             elif self.session.stream.wake_at is not None:
                 assert self.session.stream.wake_at > self.session.now, "it would wake for ever"
                 self.session.wait(self.session.stream.wake_at - self.session.now)
@@ -110,6 +129,7 @@ class AnyClient(RuleBasedStateMachine):
         self.client.check(self.world.resources)
         self.session.check_answered()
         for status in self.session.stream.status():
+            assert not status.pending, "it has something to send, and does not send it"
             assert status.wildcard == self.client.wildcard[TypeUrl(status.type_url)]
             assert status.subscribed == len(self.client.names[TypeUrl(status.type_url)])
 
@@ -125,6 +145,23 @@ class AnySotwClient(AnyClient):
 class AnyDeltaClient(AnyClient):
     def mk_client(self) -> Client:
         return DeltaClient()
+
+    @rule(type_url=TYPES, gone=NAMES)
+    def leave_and_come_back(self, type_url: TypeUrl, gone: str) -> None:
+        """It leaves everything and asks for it again while a response is on its way, and something goes meanwhile."""
+        if type_url in self.client.opened:
+            self.client.change(type_url, drop={"*"})
+            self.to_server(10)
+            self.change([(type_url, gone, None)], logged=True)
+            self.client.change(type_url, {"*"})
+            self.to_server(10)
+
+    @rule(type_url=TYPES, name=NAMES, refuse=REFUSED)
+    def ask_again(self, type_url: TypeUrl, name: str, refuse: slice | None) -> None:
+        """It asks for what it may have, and may refuse the answer."""
+        if type_url in self.client.opened:
+            self.client.change(type_url, {name})
+            self.take(refuse=refuse, add=set(), read=True)
 
     @rule(repeats=st.booleans())
     def repeat_nonces(self, repeats: bool) -> None:

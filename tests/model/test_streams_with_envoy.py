@@ -17,9 +17,6 @@ BACKENDS = st.dictionaries(
     max_size=3,
 )
 
-INITIAL_FETCH_TIMEOUT = 15.0
-"""Seconds after which Envoy gives up waiting for endpoints."""
-
 
 class Envoy:
     """Subscribes as Envoy does, warms clusters as Envoy does, and watches what it is left with after every message.
@@ -113,13 +110,6 @@ class Envoy:
                 self.session.to_server()
             elif self.session.inbox:
                 self.take()
-            elif self.withheld and not self.cold & world.resources[EDS].keys():
-                # They were gone before their endpoints could be asked for, of which this variant cannot tell.
-                assert self.client.variant == "sotw"
-                self.may_break = True
-                self.session.wait(INITIAL_FETCH_TIMEOUT)
-                self.cold.clear()
-                self._warm()
             elif self.session.stream.wake_at is not None:
                 assert self.may_break, "the server waits for something that never comes"
                 self.session.wait(self.session.stream.wake_at - self.session.now)

@@ -7,8 +7,11 @@ from isthmus.xds.resource import TypeUrl
 
 
 def test_every_served_type_has_one_turn() -> None:
-    """Rule 35: clusters, endpoints, listeners, routes."""
-    assert [t.type_url for t in TURNS] == [TypeUrl.CLUSTER, TypeUrl.ENDPOINT, TypeUrl.LISTENER, TypeUrl.ROUTE]
+    """Rule 35: clusters, endpoints, listeners, routes, and the others between or after them."""
+    order = [t.type_url for t in TURNS]
+    assert sorted(order) == sorted(TypeUrl)
+    known = (TypeUrl.CLUSTER, TypeUrl.ENDPOINT, TypeUrl.LISTENER, TypeUrl.ROUTE, TypeUrl.VIRTUAL_HOST)
+    assert tuple(t for t in order if t in known) == known
 
 
 def test_additions_wait_only_for_earlier_turns() -> None:
@@ -33,9 +36,10 @@ def test_withdrawals_cannot_wait_for_each_other() -> None:
 
 
 def test_endpoints_never_wait_for_clusters() -> None:
-    """Rule 36: Envoy withholds the acknowledgement of clusters until it has their endpoints."""
-    (endpoints,) = (t for t in TURNS if t.type_url is TypeUrl.ENDPOINT)
-    assert not endpoints.after
+    """Rule 36: Envoy withholds the acknowledgement of clusters until it has their endpoints, and secrets (rule 40)."""
+    warming = [t for t in TURNS if t.type_url in (TypeUrl.ENDPOINT, TypeUrl.SECRET)]
+    assert len(warming) == 2
+    assert not any(t.after for t in warming)
 
 
 def test_a_cluster_renews_its_endpoints() -> None:

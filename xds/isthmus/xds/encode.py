@@ -1,62 +1,70 @@
-"""Responses as bytes: a resource's encoded body is copied into the response, never encoded again.
+"""Responses as bytes: joins of what each resource was encoded to once, never encoded again.
 
-Protobuf's length-delimited fields may be joined by hand, so a response of a thousand clusters of which one changed is a join of
-bytes that exist already. Field numbers: envoy/service/discovery/v3/discovery.proto and google/protobuf/any.proto.
+Field numbers: envoy/service/discovery/v3/discovery.proto.
 """
 
 from __future__ import annotations
 
-from isthmus.xds.protocol.response import Response
-from isthmus.xds.resource import Resource
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.service.discovery.v3.discovery_pb2 import ResourceError, ResourceName
+from google.rpc.status_pb2 import Status
 
-_LENGTH_DELIMITED = 2
+from isthmus.xds.protocol.response import Response
+from isthmus.xds.resource import Resource, TypeUrl
+from isthmus.xds.wire import field, header
+
+_NOT_FOUND = 5
+"""google.rpc.Code"""
 
 
 def to_discovery_response(response: Response, control_plane: bytes) -> bytes:
-    """A state-of-the-world response. `control_plane` is an encoded ControlPlane message, empty for none."""
-    out = [_field(1, response.version.encode())]
-    type_field = _field(1, response.type_url.encode())
-    for resource in response.resources:
-        out += _any(2, type_field, resource)
-    out += (_field(4, response.type_url.encode()), _field(5, response.nonce.encode()))
+    """A state-of-the-world response. `control_plane` is an encoded ControlPlane message, empty for none.
+
+    Names that do not exist become empty assignments if they are of endpoints, and errors otherwise.
+    """
+    out = [field(1, response.version.encode())]
+    out += [r.field for r in response.resources]
+    if response.type_url == TypeUrl.ENDPOINT:
+        out += (_no_endpoints(name).field for name in response.removed)
+    out += (field(4, response.type_url.encode()), field(5, response.nonce.encode()))
     if control_plane:
-        out.append(_field(6, control_plane))
+        out.append(field(6, control_plane))
+    if response.type_url != TypeUrl.ENDPOINT:
+        out += (field(7, _not_found(response.type_url, name)) for name in response.removed)
     return b"".join(out)
 
 
 def to_delta_discovery_response(response: Response, control_plane: bytes) -> bytes:
     """A delta response. `control_plane` is an encoded ControlPlane message, empty for none."""
-    out = [_field(1, response.version.encode())]
-    type_field = _field(1, response.type_url.encode())
+    out = [field(1, response.version.encode())]
+    on_demand = response.type_url == TypeUrl.VIRTUAL_HOST
     for resource in response.resources:
-        # Resource { string version = 1; Any resource = 2; string name = 3; }
-        head = _field(1, resource.version.encode()) + _field(3, resource.name.encode())
-        body = _any(2, type_field, resource)
-        out += (_header(2, len(head) + sum(map(len, body))), head, *body)
-    out += (_field(4, response.type_url.encode()), _field(5, response.nonce.encode()))
-    out += (_field(6, name.encode()) for name in response.removed)
+        out += _delta_resource(resource, alias=on_demand)
+    out += (field(4, response.type_url.encode()), field(5, response.nonce.encode()))
+    for name in response.removed:
+        if on_demand and name in response.unknown:
+            # An Envoy that holds a request back until it knows a host lets it go when the alias comes without a virtual host.
+            out.append(field(2, field(3, name.encode()), field(4, name.encode())))
+        else:
+            out.append(field(6, name.encode()))
     if control_plane:
-        out.append(_field(7, control_plane))
+        out.append(field(7, control_plane))
     return b"".join(out)
 
 
-def _any(number: int, type_field: bytes, resource: Resource) -> tuple[bytes, bytes, bytes, bytes]:
-    value = _header(2, len(resource.body))
-    return _header(number, len(type_field) + len(value) + len(resource.body)), type_field, value, resource.body
+def _delta_resource(resource: Resource, *, alias: bool) -> tuple[bytes, bytes, bytes]:
+    # Resource { string version = 1; Any resource = 2; string name = 3; repeated string aliases = 4; }
+    name = resource.name.encode()
+    head = field(1, resource.version.encode()) + field(3, name) + (field(4, name) if alias else b"")
+    return header(2, len(head) + len(resource.field)), head, resource.field
 
 
-def _field(number: int, value: bytes) -> bytes:
-    return _header(number, len(value)) + value
+def _no_endpoints(name: str) -> Resource:
+    return Resource.of(TypeUrl.ENDPOINT, name, ClusterLoadAssignment(cluster_name=name))
 
 
-def _header(number: int, length: int) -> bytes:
-    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(length)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def _not_found(type_url: str, name: str) -> bytes:
+    kind = type_url[type_url.rfind(".") + 1 :]
+    text = f'isthmus has no {kind} "{name}": no service of the mesh goes by that name; `isthmus services` lists them'
+    error = ResourceError(resource_name=ResourceName(name=name), error_detail=Status(code=_NOT_FOUND, message=text))
+    return error.SerializeToString()

@@ -40,12 +40,38 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 TURNS = (
-    Turn(TypeUrl.CLUSTER, withdrawals_after={TypeUrl.LISTENER: Wait.ACKED, TypeUrl.ROUTE: Wait.ACKED}),
+    # Envoy reads its runtime before it asks for anything else.
+    Turn(TypeUrl.RUNTIME),
+    Turn(
+        TypeUrl.CLUSTER,
+        withdrawals_after={
+            TypeUrl.LISTENER: Wait.ACKED,
+            TypeUrl.ROUTE: Wait.ACKED,
+            TypeUrl.VIRTUAL_HOST: Wait.ACKED,
+            TypeUrl.EXTENSION: Wait.ACKED,
+        },
+    ),
     Turn(TypeUrl.ENDPOINT, withdrawals_after={TypeUrl.CLUSTER: Wait.SENT}),
+    # Clusters and listeners warm with their secrets as clusters do with their endpoints: they never wait.
+    Turn(TypeUrl.SECRET, withdrawals_after={TypeUrl.CLUSTER: Wait.SENT, TypeUrl.LISTENER: Wait.SENT}),
+    # The configuration of a filter may name clusters, and a listener warms with it.
+    Turn(TypeUrl.EXTENSION, after={TypeUrl.CLUSTER: Wait.WARM}, withdrawals_after={TypeUrl.LISTENER: Wait.SENT}),
     Turn(TypeUrl.LISTENER, after={TypeUrl.CLUSTER: Wait.WARM}),
-    Turn(TypeUrl.ROUTE, after={TypeUrl.CLUSTER: Wait.WARM}, withdrawals_after={TypeUrl.LISTENER: Wait.SENT}),
+    Turn(TypeUrl.SCOPED_ROUTE, after={TypeUrl.CLUSTER: Wait.WARM}, withdrawals_after={TypeUrl.LISTENER: Wait.SENT}),
+    Turn(
+        TypeUrl.ROUTE,
+        after={TypeUrl.CLUSTER: Wait.WARM},
+        withdrawals_after={TypeUrl.LISTENER: Wait.SENT, TypeUrl.SCOPED_ROUTE: Wait.SENT},
+    ),
+    Turn(TypeUrl.VIRTUAL_HOST, after={TypeUrl.CLUSTER: Wait.WARM}, withdrawals_after={TypeUrl.ROUTE: Wait.SENT}),
 )
 """In the order of sending. A type that the client has not asked for holds nobody up."""
+
+EXPECTED = frozenset({TypeUrl.LISTENER, TypeUrl.ROUTE})
+"""What a client that comes back and asks for clusters is sure to ask for soon: withdrawals wait for that, within the bound.
+
+The other types hold nobody up until they are asked for.
+"""
 
 RENEWS: Mapping[TypeUrl, TypeUrl] = {TypeUrl.CLUSTER: TypeUrl.ENDPOINT}
 """A resource that is sent anew takes the one of the same name with it, even if that has not changed.

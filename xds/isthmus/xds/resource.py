@@ -5,9 +5,12 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 from google.protobuf.message import Message
+
+from isthmus.xds import wire
 
 
 class TypeUrl(enum.StrEnum):
@@ -17,23 +20,54 @@ class TypeUrl(enum.StrEnum):
     ENDPOINT = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
     LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
     ROUTE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+    SCOPED_ROUTE = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration"
+    VIRTUAL_HOST = "type.googleapis.com/envoy.config.route.v3.VirtualHost"
+    SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a name
+    RUNTIME = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
+    EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 
     @property
     def short(self) -> str:
-        """The name that people use: CDS, EDS, LDS, RDS."""
+        """The name that people use: CDS, EDS, LDS, RDS, SRDS, VHDS, SDS, RTDS, ECDS."""
         return _SHORT[self]
 
 
-_SHORT = {TypeUrl.CLUSTER: "CDS", TypeUrl.ENDPOINT: "EDS", TypeUrl.LISTENER: "LDS", TypeUrl.ROUTE: "RDS"}
+_SHORT = {
+    TypeUrl.CLUSTER: "CDS",
+    TypeUrl.ENDPOINT: "EDS",
+    TypeUrl.LISTENER: "LDS",
+    TypeUrl.ROUTE: "RDS",
+    TypeUrl.SCOPED_ROUTE: "SRDS",
+    TypeUrl.VIRTUAL_HOST: "VHDS",
+    TypeUrl.SECRET: "SDS",
+    TypeUrl.RUNTIME: "RTDS",
+    TypeUrl.EXTENSION: "ECDS",
+}
+
+WHOLE_TYPES = frozenset({TypeUrl.CLUSTER, TypeUrl.LISTENER, TypeUrl.SCOPED_ROUTE})
+"""Types that a client may ask for as a whole, and of which a state-of-the-world response is the whole truth.
+
+The protocol page names clusters and listeners; Envoy asks for its scoped routes in the same way, and takes them so.
+"""
 
 
 class Resource(msgspec.Struct, frozen=True, gc=False):
-    """One resource, encoded once. `version` is a hash of `body`: equal on every replica and after a restart."""
+    """One resource, encoded once. `version` is a hash of its content: equal on every replica and after a restart.
+
+    `field` is the encoded message as it stands in a response: field 2 with a google.protobuf.Any, in both variants. The last
+    `size` bytes of it are the message itself. `digest` is a number below 2^128 made from name and version, the resource's part
+    in a SetVersion.
+    """
 
     type_url: TypeUrl
     name: str
     version: str
-    body: bytes
+    field: bytes
+    size: int
+    digest: int = 0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "digest", _digest(self.name, self.version))
 
     @classmethod
     def of(cls, type_url: TypeUrl, name: str, message: Message) -> Resource:
@@ -43,9 +77,17 @@ class Resource(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of_bytes(cls, type_url: TypeUrl, name: str, body: bytes) -> Resource:
         """Take a message that is encoded already."""
-        return cls(type_url, name, hashlib.blake2b(body, digest_size=8).hexdigest(), body)
+        version = hashlib.blake2b(body, digest_size=8).hexdigest()
+        head = _TYPE_FIELDS[type_url] + wire.header(2, len(body))
+        return cls(type_url, name, version, wire.field(2, head, body), len(body))
+
+    @property
+    def body(self) -> bytes:
+        """The encoded message."""
+        return self.field[len(self.field) - self.size :]
 
 
+_TYPE_FIELDS = {t: wire.field(1, t.value.encode()) for t in TypeUrl}
 _MODULUS = 1 << 128
 
 
@@ -65,7 +107,15 @@ class SetVersion(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of(cls, resources: Iterable[Resource]) -> SetVersion:
         """The version of a whole set."""
-        return cls(sum(_digest(r.name, r.version) for r in resources) % _MODULUS)
+        return cls(sum(r.digest for r in resources) % _MODULUS)
+
+    def having(self, resource: Resource) -> SetVersion:
+        """The version with one more."""
+        return SetVersion((self.total + resource.digest) % _MODULUS)
+
+    def without(self, resource: Resource) -> SetVersion:
+        """The version with one less."""
+        return SetVersion((self.total - resource.digest) % _MODULUS)
 
     def replace(self, name: str, old: str | None, new: str | None) -> SetVersion:
         """The version after `name` went from one version to another; None stands for absence."""
@@ -99,20 +149,26 @@ class ResourceSnapshot(msgspec.Struct, frozen=True):
     versions: Mapping[TypeUrl, SetVersion]
     log: tuple[Change, ...] = ()
     changed_at: float | None = None
+    memo: dict[Any, Any] = {}
+    """What streams have worked out from this generation and share; it changes nothing but time."""
 
     def of_type(self, type_url: TypeUrl) -> Mapping[str, Resource]:
         """Resources of a type by name; empty when there are none."""
         return self.resources.get(type_url, {})
 
-    def changed_since(self, generation: int, type_url: TypeUrl) -> frozenset[str] | None:
-        """Names that may differ from what they were at `generation`; None when the log does not reach back so far."""
+    def changed_since(self, generation: int) -> Mapping[TypeUrl, frozenset[str]] | None:
+        """By type, the names that may differ from what they were at `generation`; None when the log does not reach so far."""
         if generation == self.generation:
-            return frozenset()
+            return {}
         if not self.log or self.log[0].generation > generation + 1:
             return None
-        names: frozenset[str] = frozenset()
-        for change in reversed(self.log):
-            if change.generation <= generation:
-                break
-            names |= change.names.get(type_url, frozenset())
-        return names
+        known: dict[TypeUrl, frozenset[str]] | None = self.memo.get(("changed since", generation))
+        if known is None:
+            known = {}
+            for change in reversed(self.log):
+                if change.generation <= generation:
+                    break
+                for type_url, names in change.names.items():
+                    known[type_url] = known.get(type_url, frozenset()) | names
+            self.memo["changed since", generation] = known
+        return known

@@ -26,6 +26,7 @@ def publish(
     """
     names: dict[TypeUrl, frozenset[str]] = {}
     versions = dict(before.versions)
+    kept: dict[TypeUrl, Mapping[str, Resource]] = {}
     for type_url in TypeUrl:
         old, new = before.of_type(type_url), resources.get(type_url, {})
         candidates = old.keys() | new.keys() if changed is None else changed.get(type_url, frozenset())
@@ -38,6 +39,8 @@ def publish(
             if was_version != now_version:
                 differing.add(name)
                 version = version.replace(name, was_version, now_version)
+        # What has not changed stays the same object: streams share what they make of it.
+        kept[type_url] = new if differing else old
         if differing:
             names[type_url] = frozenset(differing)
             versions[type_url] = version
@@ -46,7 +49,7 @@ def publish(
     generation = before.generation + 1
     return ResourceSnapshot(
         generation=generation,
-        resources=resources,
+        resources=kept,
         versions=versions,
         log=(*before.log[-(LOG_LENGTH - 1) :], Change(generation, names)),
         changed_at=changed_at,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from isthmus.xds.group import Kind
 from isthmus.xds.protocol.response import Outcome
 from isthmus.xds.resource import TypeUrl
 from tests.model.served import CDS, EDS, LDS, RDS, World
@@ -152,17 +153,34 @@ def test_endpoints_that_vanish_cannot_be_told(talk: SotwTalk) -> None:
 @pytest.mark.parametrize("type_url", [CDS, LDS])
 def test_unknown_clusters_and_listeners_are_answered_at_once(talk: SotwTalk, type_url: TypeUrl) -> None:
     """Rule 17: with what exists, and later with the name itself."""
-    assert talk.ask(type_url, ["z"]) == [type_url.short]
+    assert talk.ask(type_url, ["z"]) == [f"{type_url.short} -z"]
+    assert talk.last[type_url].resources == ()
     talk.ack(type_url)
     assert talk.put(type_url, "z") == [f"{type_url.short} z"]
 
 
-@pytest.mark.parametrize("type_url", [EDS, RDS])
-def test_unknown_endpoints_and_routes_are_remembered(talk: SotwTalk, type_url: TypeUrl) -> None:
+def test_unknown_routes_are_remembered(talk: SotwTalk) -> None:
     """Rule 17: silence, until it appears; then it is a change and not an answer."""
+    assert talk.ask(RDS, ["z"]) == []
+    assert talk.put(RDS, "z") == ["RDS z"]
+    assert not talk.last[RDS].is_initial
+
+
+def test_unknown_endpoints_are_answered(talk: SotwTalk) -> None:
+    """Rule 39: an Envoy whose cluster has just gone would wait 15 s for them, and withhold its acknowledgement of clusters."""
+    assert talk.ask(EDS, ["z"]) == ["EDS -z"]
+    talk.ack(EDS)
+    assert talk.put(EDS, "z") == ["EDS z"]
+
+
+@pytest.mark.parametrize("type_url", [CDS, EDS, LDS, RDS])
+def test_grpc_is_told_what_does_not_exist(type_url: TypeUrl) -> None:
+    """Rule 33: a library without a proxy takes errors by name, and would else wait 15 s."""
+    talk = SotwTalk(World(), Kind.GRPC)
+    assert talk.ask(type_url, ["z"]) == [f"{type_url.short} -z"]
+    talk.ack(type_url)
     assert talk.ask(type_url, ["z"]) == []
     assert talk.put(type_url, "z") == [f"{type_url.short} z"]
-    assert not talk.last[type_url].is_initial
 
 
 def test_a_plain_acknowledgement_is_not_answered(talk: SotwTalk) -> None:

@@ -24,26 +24,34 @@ class Response(msgspec.Struct, frozen=True):
     """One response, not yet encoded. Streams that are sent the same content share the encoded bytes.
 
     `type_url` is the client's word: delta answers for types that are not served too. `generation` is the snapshot's that it
-    brings the client to. `removed` is used by delta alone.
+    brings the client to, `since` the generation of the earliest change that it brings. `removed` names what is gone and, in both
+    variants, what was asked for and does not exist; the latter alone are in `unknown`.
     """
 
     type_url: str
     version: str
     nonce: str
-    resources: tuple[Resource, ...]
+    resources: tuple[Resource, ...] = ()
     removed: tuple[str, ...] = ()
+    unknown: frozenset[str] = frozenset()
     generation: int = 0
+    since: int = 0
     is_initial: bool = False
     """It answers a subscription rather than bringing a change: its age says nothing about how quick a change was."""
 
 
 class Received(msgspec.Struct, frozen=True):
-    """What `receive` made of a request. `settled` is the response it acknowledges or rejects, `error` the client's text."""
+    """What `receive` made of a request.
+
+    `settled` is the response that it acknowledges or rejects, `error` the client's text, `parked` the resources that it names:
+    the client goes on with what it had under these names until they change.
+    """
 
     outcome: Outcome
     type_url: str
     settled: Response | None = None
     error: str = ""
+    parked: tuple[str, ...] = ()
 
 
 class TypeStatus(msgspec.Struct, frozen=True):
@@ -59,5 +67,7 @@ class TypeStatus(msgspec.Struct, frozen=True):
     subscribed: int = 0
     sent_generation: int = 0
     acked_generation: int = 0
+    parked: tuple[str, ...] = ()
+    """Names whose present content the client has refused; it goes on with what it had."""
     error: str = ""
     """The text of the last NACK, until a later response is acknowledged."""

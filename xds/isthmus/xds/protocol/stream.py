@@ -8,13 +8,14 @@ of `isthmus.xds.order`; this file walks it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Generic
 
-from isthmus.xds.order import BOUND, RENEWS, TURNS, Turn, Wait
+from isthmus.xds.group import Kind
+from isthmus.xds.order import BOUND, EXPECTED, RENEWS, TURNS, Turn, Wait
 from isthmus.xds.protocol.response import Received, Response, TypeStatus
 from isthmus.xds.protocol.subscription import ProtocolError
-from isthmus.xds.protocol.substream import Need, Request, Substream
+from isthmus.xds.protocol.substream import Request, Substream
 from isthmus.xds.resource import Resource, ResourceSnapshot, SetVersion, TypeUrl
 
 __all__ = ["ProtocolError", "Stream"]
@@ -26,22 +27,21 @@ TYPES_LIMIT = 64
 class Stream(abc.ABC, Generic[Request]):
     """What the two variants of an ADS stream share, and how either is used."""
 
-    def __init__(self, snapshot: ResourceSnapshot) -> None:
+    _substream_type: type[Substream[Request]]
+
+    def __init__(self, snapshot: ResourceSnapshot, kind: Kind = Kind.ENVOY) -> None:
         self._snapshot = snapshot
+        self._kind = kind
         self._substreams: dict[str, Substream[Request]] = {}
         self._wake_at: float | None = None
         self._held: dict[tuple[TypeUrl, str], float] = {}
         """Since when a type's responses (an empty name), or the withdrawal of one name, have been waiting for other types."""
         self._expected_until = 0.0
         """Until then a client that has come back is given time to ask for its listeners and routes."""
-        self._renewed: set[str] = set()
-        """Clusters sent before the client asked for endpoints."""
-
-    @abc.abstractmethod
-    def _open(
-        self, type_url: str, resources: Mapping[str, Resource], generation: int, version: str
-    ) -> Substream[Request]:
-        """The substream for a type that is asked for the first time."""
+        self._renewed: set[str] | None = set()
+        """Clusters sent before the client asked for endpoints; None: all of them."""
+        self._turns: tuple[Turn, ...] = ()
+        """Those of the types that the client has asked for."""
 
     def receive(self, request: Request, now: float) -> Received:
         """Take one request. `now` is in monotonic seconds.
@@ -56,27 +56,29 @@ class Stream(abc.ABC, Generic[Request]):
         received = substream.receive(request)
         if first and substream.returning and type_url in RENEWS:
             self._expected_until = now + BOUND
-        if first and type_url in RENEWS.values():
+        if first and type_url in _LEADERS:
             # Not spared to a client that has them: their clusters were sent on this stream (envoyproxy/envoy#33607, #36951).
-            substream.owe(self._renewed & substream.subscription.names)
-            self._renewed.clear()
+            substream.owe(substream.subscription.names & self._take_renewed(type_url))
         return received
 
     def update(self, snapshot: ResourceSnapshot) -> None:
         """Serve another generation from now on. Costs what the two differ by, if the snapshot's log reaches back so far."""
         before, self._snapshot = self._snapshot, snapshot
-        for type_url in TypeUrl:
-            if substream := self._substreams.get(type_url):
-                changed = snapshot.changed_since(before.generation, type_url)
-                substream.update(snapshot.of_type(type_url), changed, snapshot.generation, _version(snapshot, type_url))
+        changed = snapshot.changed_since(before.generation)
+        for type_url, substream in self._substreams.items():
+            known = _SERVED.get(type_url)
+            if known is not None and (changed is None or known in changed):
+                names = None if changed is None else changed[known]
+                substream.update(snapshot.of_type(known), names, snapshot.generation, _version(snapshot, known))
 
     def responses(self, now: float) -> list[Response]:
         """What is due at `now` (monotonic seconds), in the order of sending; at most one response of a type is in flight."""
         self._wake_at = None
-        out = [r for turn in TURNS if (r := self._take(turn, now))]
-        for type_url, substream in self._substreams.items():
-            if type_url not in _SERVED and substream.in_flight is None and (sent := substream.respond(withdraw=set())):
-                out.append(sent[0])
+        out = [response for turn in self._turns if (response := self._take(turn, now))]
+        if len(self._turns) != len(self._substreams):
+            for type_url, substream in self._substreams.items():
+                if type_url not in _SERVED and substream.in_flight is None and (sent := substream.respond((), {})):
+                    out.append(sent[0])
         return out
 
     @property
@@ -86,12 +88,12 @@ class Stream(abc.ABC, Generic[Request]):
 
     def status(self) -> tuple[TypeStatus, ...]:
         """Where each type stands that the client has asked for."""
-        return tuple(s.status() for s in self._substreams.values())
+        return tuple(s.status(self._snapshot.generation) for s in self._substreams.values())
 
     def told(self, type_url: TypeUrl, name: str) -> Resource | None:
         """What the client was last sent under a name, and so has, unless the response is still in flight or was refused."""
         substream = self._substreams.get(type_url)
-        return substream.told.get(name) if substream else None
+        return substream.has(name) if substream else None
 
     def _substream(self, type_url: str) -> Substream[Request]:
         substream = self._substreams.get(type_url)
@@ -104,9 +106,10 @@ class Stream(abc.ABC, Generic[Request]):
                 )
             known = _SERVED.get(type_url)
             resources = self._snapshot.of_type(known) if known else {}
-            version = _version(self._snapshot, known) if known else ""
-            substream = self._open(type_url, resources, self._snapshot.generation, version)
+            version = _version(self._snapshot, known) if known else SetVersion()
+            substream = self._substream_type(type_url, resources, self._snapshot.generation, version, self._kind)
             self._substreams[type_url] = substream
+            self._turns = tuple(t for t in TURNS if t.type_url in self._substreams)
         return substream
 
     def _take(self, turn: Turn, now: float) -> Response | None:
@@ -114,9 +117,13 @@ class Stream(abc.ABC, Generic[Request]):
         substream = self._substreams.get(turn.type_url)
         if substream is None or substream.in_flight is not None:
             return None
-        if not self._may_go((turn.type_url, ""), turn.after if substream.is_due else {}, now):
+        if not substream.is_due:
+            if self._held:
+                self._held = {what: since for what, since in self._held.items() if what[0] is not turn.type_url}
             return None
-        sent = substream.respond(self._may_leave(turn, substream, now))
+        if not self._may_go((turn.type_url, ""), turn.after, now):
+            return None
+        sent = substream.respond(self._may_leave(turn, substream, now), self._snapshot.memo)
         if sent is None:
             return None
         response, fresh = sent
@@ -124,17 +131,30 @@ class Stream(abc.ABC, Generic[Request]):
             self._renew(RENEWS[turn.type_url], fresh, substream)
         return response
 
-    def _renew(self, follower: TypeUrl, fresh: list[str], leader: Substream[Request]) -> None:
+    def _renew(self, follower: TypeUrl, fresh: Collection[str], leader: Substream[Request]) -> None:
         """Owe the follower's resources of the same names as the leader's that have just been sent."""
         substream = self._substreams.get(follower)
         if substream is None:
-            self._renewed = (self._renewed | set(fresh)) & leader.told.keys()
+            if fresh and len(fresh) >= leader.available:
+                self._renewed = None
+            elif self._renewed is not None:
+                self._renewed.update(fresh)
+                if len(self._renewed) > leader.available:
+                    self._renewed = {n for n in self._renewed if leader.has(n)}
         else:
             substream.owe(substream.subscription.names.intersection(fresh))
 
+    def _take_renewed(self, follower: str) -> set[str]:
+        """The names to be renewed when the follower is first asked for; from then on that is done as they are sent."""
+        renewed, self._renewed = self._renewed, set()
+        if renewed is not None:
+            return renewed
+        leader = self._substreams[_LEADERS[follower]]
+        return {n for n in self._substreams[follower].subscription.names if leader.has(n)}
+
     def _may_leave(self, turn: Turn, substream: Substream[Request], now: float) -> set[str]:
         """The names that may be withdrawn. Each has its own time to wait: those that have waited longest take no other along."""
-        names = {n for n, need in substream.pending.items() if need is Need.WITHDRAW}
+        names = set(substream.withdrawals())
         for what in [w for w in self._held if w[0] is turn.type_url and w[1] not in names]:
             del self._held[what]
         return {n for n in names if self._may_go((turn.type_url, n), turn.withdrawals_after, now)}
@@ -156,18 +176,19 @@ class Stream(abc.ABC, Generic[Request]):
     def _has_come(self, type_url: TypeUrl, wait: Wait, now: float) -> bool:
         substream = self._substreams.get(type_url)
         if substream is None:
-            return now >= self._expected_until
+            return type_url not in EXPECTED or now >= self._expected_until
         match wait:
             case Wait.WARM:
-                return not (substream.warming or substream.needs(Need.ADD))
+                return not (substream.warming or substream.adds)
             case Wait.SENT:
                 return not substream.is_due
             case Wait.ACKED:
                 return not (substream.is_due or substream.in_flight or substream.refused)
 
 
+_LEADERS: Mapping[str, str] = {follower: leader for leader, follower in RENEWS.items()}
 _SERVED: Mapping[str, TypeUrl] = {str(t): t for t in TypeUrl}
 
 
-def _version(snapshot: ResourceSnapshot, type_url: TypeUrl) -> str:
-    return str(snapshot.versions.get(type_url, SetVersion()))
+def _version(snapshot: ResourceSnapshot, type_url: TypeUrl) -> SetVersion:
+    return snapshot.versions.get(type_url, SetVersion())

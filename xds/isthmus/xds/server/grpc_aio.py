@@ -18,13 +18,12 @@ import grpc.aio
 
 from isthmus.xds.server.transport import Event, EventKind, TLSConfig
 
-MAX_MESSAGE = 16 << 20
-"""Bytes of one request: an acknowledgement that names 100,000 clusters has room."""
+MAX_MESSAGE = 32 << 20
+"""Bytes of one request that are read at all; gRPC ends the stream with a text of its own when there are more."""
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     # A taken port must be an error, not a second server that gets every other connection.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_concurrent_streams", 2**31 - 1),
     # The defaults (1,000 and 3,000) cancel streams when thousands of proxies come back at once.
@@ -48,12 +47,15 @@ class _Stream:
         self.refused = False
         self.status: tuple[int, str] | None = None
         self.wake = asyncio.Event()
+        self.resumed: asyncio.Future[None] | None = None
+        """Set when the stream is to be read from again; None while it is."""
 
 
 class GrpcAioTransport:
     """`isthmus.xds.server.transport.Transport` on grpc.aio. Events are handed over one by one, as they happen."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_message: int = MAX_MESSAGE) -> None:
+        self._options = (*_OPTIONS, ("grpc.max_receive_message_length", max_message))
         self._servers: list[grpc.aio.Server] = []
         self._streams: dict[int, _Stream] = {}
         self._ids = itertools.count(1)
@@ -73,7 +75,7 @@ class GrpcAioTransport:
 
         """
         await _try_to_bind(address)
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(options=self._options)
         server.add_generic_rpc_handlers((_AnyMethod(self._serve),))
         try:
             port = (
@@ -107,6 +109,22 @@ class GrpcAioTransport:
             stream.message = message
             stream.wake.set()
         return refused
+
+    def pause(self, ids: Sequence[int]) -> None:
+        """Stop reading from streams."""
+        for stream_id in ids:
+            stream = self._streams.get(stream_id)
+            if stream is not None and stream.resumed is None:
+                stream.resumed = asyncio.get_running_loop().create_future()
+
+    def resume(self, ids: Sequence[int]) -> None:
+        """Read from streams again."""
+        for stream_id in ids:
+            stream = self._streams.get(stream_id)
+            if stream is not None and stream.resumed is not None:
+                resumed, stream.resumed = stream.resumed, None
+                if not resumed.done():
+                    resumed.set_result(None)
 
     def close(self, ids: Sequence[int], status: int, details: str) -> None:
         """End streams with a gRPC status, after the message that is on its way."""
@@ -150,6 +168,8 @@ class GrpcAioTransport:
         try:
             # At the end it is grpc.aio.EOF, of which the stubs know nothing.
             while isinstance(message := await context.read(), bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+                while stream.resumed is not None:
+                    await stream.resumed
                 self._emit(Event(EventKind.MESSAGE, stream.id, message=message))
         except (grpc.aio.BaseError, asyncio.InvalidStateError):
             return  # the call has ended; its handler is being cancelled and reports that

@@ -19,6 +19,13 @@ class XdsMetrics:
         acks = Counter("isthmus_xds_acks", "Responses that proxies accepted.", ["type"], registry=registry)
         nacks = Counter("isthmus_xds_nacks", "Responses that proxies rejected.", ["type"], registry=registry)
         self.streams = Gauge("isthmus_xds_streams", "Open streams.", registry=registry)
+        self.refused = Counter(
+            "isthmus_xds_refused", "Streams that were ended or not let in, by reason.", ["reason"], registry=registry
+        )
+        self.slowed = Counter(
+            "isthmus_xds_slowed", "Streams that sent more than they may and are read slowly.", registry=registry
+        )
+        self.load = LoadMetrics(registry)
         self.generation = Gauge(
             "isthmus_xds_generation", "Changes of the resources since the start.", registry=registry
         )
@@ -35,3 +42,18 @@ class XdsMetrics:
         self.acks = {t: acks.labels(t.short) for t in TypeUrl}
         self.nacks = {t: nacks.labels(t.short) for t in TypeUrl}
         self.change_to_ack = {t: lag.labels(t.short) for t in TypeUrl}
+
+
+class LoadMetrics:
+    """What proxies report of the requests that they carry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "isthmus_load_requests",
+            "Requests that proxies say they sent (issued) and finished (success, error), by cluster and locality.",
+            ["cluster", "locality", "outcome"],
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "isthmus_load_dropped", "Requests that proxies say they dropped.", ["cluster"], registry=registry
+        )

@@ -20,7 +20,7 @@ class ProxyType(msgspec.Struct, frozen=True):
 
 
 class ProxyStatus(msgspec.Struct, frozen=True):
-    """One connected proxy."""
+    """One stream of a connected proxy; most proxies have one, those that ask for each type by itself have several."""
 
     node: str
     cluster: str
@@ -31,3 +31,5 @@ class ProxyStatus(msgspec.Struct, frozen=True):
     connected_since: float
     """Seconds since the epoch."""
     types: tuple[ProxyType, ...]
+    kind: str = ""
+    """`envoy` or `grpc`."""

@@ -6,6 +6,8 @@ Rules of every implementation (`tests/contract/test_transport.py` is the suite t
 - `send` is synchronous, never blocks, keeps the order per stream and never raises for closed ids. A stream that still holds an
   unsent message refuses the next one, and reports exactly one WRITABLE when it can take one again: latest wins stays in the core.
 - HALF_CLOSED (the client has finished sending) does not close. Inbound is bounded: a batch that is not drained stops reading.
+- After `pause` no MESSAGE comes but those of the batch that is being handed over, until `resume`; then they come in the
+  order of sending. The transport reads one message ahead at most, so flow control holds the client. CLOSED comes all the same.
 """
 
 from __future__ import annotations
@@ -67,6 +69,14 @@ class Transport(Protocol):
 
     def send(self, ids: Sequence[int], message: bytes) -> list[int]:
         """Send one message to many streams; returns the ids that refused because they still hold an unsent message."""
+        ...
+
+    def pause(self, ids: Sequence[int]) -> None:
+        """Stop reading from streams; again, or of streams that are gone, means nothing."""
+        ...
+
+    def resume(self, ids: Sequence[int]) -> None:
+        """Read from streams again."""
         ...
 
     def close(self, ids: Sequence[int], status: int, details: str) -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection as OutlierDetectionMessage
 from envoy.config.core.v3.config_source_pb2 import AggregatedConfigSource, ApiVersion, ConfigSource
 from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
@@ -14,7 +15,7 @@ from envoy.type.v3.percent_pb2 import Percent
 from google.protobuf.any_pb2 import Any
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from isthmus.registry.model import Port, Protocol, Service
+from isthmus.registry.model import OutlierDetection, Port, Protocol, Service
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _Explicit = HttpProtocolOptions.ExplicitHttpConfig
@@ -70,6 +71,8 @@ def to_cluster(name: str, service: Service, port: Port, inline: ClusterLoadAssig
         cluster.type = Cluster.STRICT_DNS
         cluster.dns_lookup_family = Cluster.V4_PREFERRED
         cluster.load_assignment.CopyFrom(inline)
+    if service.outlier_detection is not None:
+        cluster.outlier_detection.CopyFrom(_to_outlier_detection(service.outlier_detection))
     if port.protocol.is_http2:
         cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(_HTTP2)
     elif port.protocol in (Protocol.HTTP, Protocol.GRPC_WEB):
@@ -79,3 +82,20 @@ def to_cluster(name: str, service: Service, port: Port, inline: ClusterLoadAssig
     own["namespace"].string_value = service.key.namespace
     own["port"].string_value = port.name
     return cluster
+
+
+def _to_outlier_detection(rules: OutlierDetection) -> OutlierDetectionMessage:
+    """Only what is counted in a row: Envoy's statistical ejections judge instances by each other, which nobody asked for."""
+    five_xx = rules.consecutive_5xx
+    return OutlierDetectionMessage(
+        consecutive_gateway_failure=UInt32Value(value=rules.consecutive_failures),
+        enforcing_consecutive_gateway_failure=UInt32Value(value=100),
+        consecutive_5xx=UInt32Value(value=five_xx) if five_xx else None,
+        enforcing_consecutive_5xx=UInt32Value(value=100 if five_xx else 0),
+        enforcing_success_rate=UInt32Value(value=0),
+        interval=dt.timedelta(seconds=rules.interval),
+        base_ejection_time=dt.timedelta(seconds=rules.ejection_time),
+        # Envoy refuses a longest ejection that is shorter than the first one; its own default is 300 s.
+        max_ejection_time=dt.timedelta(seconds=max(300.0, rules.ejection_time)),
+        max_ejection_percent=UInt32Value(value=rules.max_percent),
+    )

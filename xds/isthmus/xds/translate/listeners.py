@@ -34,7 +34,7 @@ def to_http_listener(settings: MeshSettings) -> Listener:
             route_config_name=OUTBOUND_HTTP,
             config_source=ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3),
         ),
-        http_filters=[HttpFilter(name="envoy.filters.http.router", typed_config=_any(Router()))],
+        http_filters=[HttpFilter(name="envoy.filters.http.router", typed_config=pack(Router()))],
         upgrade_configs=[HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
         # The caller is the workload itself: its headers are its own, and the answers' are the server's.
         use_remote_address=BoolValue(value=False),
@@ -49,7 +49,7 @@ def to_http_listener(settings: MeshSettings) -> Listener:
         OUTBOUND_HTTP,
         settings.outbound_address,
         settings.outbound_port,
-        Filter(name="envoy.filters.network.http_connection_manager", typed_config=_any(manager)),
+        Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager)),
     )
 
 
@@ -65,7 +65,7 @@ def to_tcp_listener(address: str, port: int, cluster: str) -> Listener:
         tcp_listener_name(address, port),
         address,
         port,
-        Filter(name="envoy.filters.network.tcp_proxy", typed_config=_any(proxy)),
+        Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy)),
     )
 
 
@@ -78,7 +78,8 @@ def _listener(name: str, address: str, port: int, network_filter: Filter) -> Lis
     )
 
 
-def _any(message: Message) -> Any:
+def pack(message: Message) -> Any:
+    """Wrap a message, the same bytes each time."""
     packed = Any()
     packed.Pack(message, deterministic=True)
     return packed

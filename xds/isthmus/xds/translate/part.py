@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
-from isthmus.registry.model import Conflict, Service, ServiceKey
+from isthmus.registry.model import Conflict, Port, Service, ServiceKey
 from isthmus.xds import names
 from isthmus.xds.resource import Resource, TypeUrl
 from isthmus.xds.translate.clusters import to_cluster
@@ -41,12 +43,14 @@ def to_part(service: Service, virtual_ip: str | None, settings: MeshSettings, be
     resources: list[Resource] = []
     http_ports: list[int] = []
     listeners: list[str] = []
-    seen: dict[int, str] = {}
-    for port in sorted(service.ports, key=lambda p: (p.number, p.name)):
-        first = seen.setdefault(port.number, port.name)
-        if first != port.name:
-            conflicts.append(Conflict(f"port {port.number} of {service.key}", f"port {first}", f"port {port.name}"))
-            continue
+    ports = ports_of(service)
+    for port in service.ports:
+        first = ports[port.number]
+        if first is not port:
+            conflicts.append(
+                Conflict(f"port {port.number} of {service.key}", f"port {first.name}", f"port {port.name}")
+            )
+    for port in ports.values():
         cluster = names.outbound(port.number, hostname)
         assignment = to_assignment(cluster, service, port)
         conflicts.extend(assignment.conflicts)
@@ -70,6 +74,14 @@ def to_part(service: Service, virtual_ip: str | None, settings: MeshSettings, be
         tuple(resources) if before is None else _shared(resources, before.resources),
         tuple(conflicts),
     )
+
+
+def ports_of(service: Service) -> Mapping[int, Port]:
+    """The ports by number, in order; of two with one number the first by name."""
+    ports: dict[int, Port] = {}
+    for port in sorted(service.ports, key=lambda p: (p.number, p.name)):
+        ports.setdefault(port.number, port)
+    return ports
 
 
 def _hosts(service: Service, hostname: str) -> tuple[tuple[tuple[str, ...], ...], list[Conflict]]:

@@ -17,6 +17,7 @@ import msgspec
 from isthmus.registry.model import Conflict, ServiceKey
 from isthmus.xds import names
 from isthmus.xds.resource import Resource, TypeUrl
+from isthmus.xds.translate.apply import NOTHING, ByType, apply
 from isthmus.xds.translate.contest import Settlement, domains_of, settle
 from isthmus.xds.translate.listeners import OUTBOUND_HTTP, tcp_listener_name, to_http_listener
 from isthmus.xds.translate.mesh import Mesh
@@ -33,7 +34,7 @@ class Hosts(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """What the next translation takes up. Nobody else reads it."""
+    """What the next translation takes up, and the translation for gRPC."""
 
     parts: Mapping[ServiceKey, Part] = {}
     settlement: Settlement = Settlement()
@@ -41,19 +42,20 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Translation(msgspec.Struct, frozen=True):
-    """All resources of a mesh.
+    """All resources of a mesh, for Envoy.
 
     `changed` names, by type, what was added, altered or removed since the translation before; None when there was none.
+    `affected` has the services that took part in that.
     """
 
     mesh: Mesh
-    resources: Mapping[TypeUrl, Mapping[str, Resource]]
+    resources: ByType
     changed: Mapping[TypeUrl, frozenset[str]] | None
+    affected: frozenset[ServiceKey]
     conflicts: tuple[Conflict, ...]
     progress: Progress
 
 
-_NOTHING: Mapping[TypeUrl, Mapping[str, Resource]] = {type_url: {} for type_url in TypeUrl}
 _NO_NAMES: frozenset[str] = frozenset()
 
 
@@ -63,7 +65,6 @@ def translate(mesh: Mesh, previous: Translation | None = None) -> Translation:
     `mesh.catalog.changed`, unless None, must name every key whose service differs from the one in `previous`.
     """
     before = Progress() if previous is None else previous.progress
-    old = _NOTHING if previous is None else previous.resources
 
     changed_keys = _changed_keys(mesh, previous)
     parts = _parts(mesh, before.parts, changed_keys) if changed_keys else before.parts
@@ -78,25 +79,19 @@ def translate(mesh: Mesh, previous: Translation | None = None) -> Translation:
         }
 
     affected = changed_keys | _affected(before.settlement, settlement)
-    touched: dict[TypeUrl, dict[str, Resource | None]] = {type_url: {} for type_url in TypeUrl}
-    for key in affected:
-        for resource in _granted(key, before.parts, before.settlement):
-            touched[resource.type_url][resource.name] = None
-    for key in affected:
-        for resource in _granted(key, parts, settlement):
-            touched[resource.type_url][resource.name] = resource
+    gone = [r for key in affected for r in _granted(key, before.parts, before.settlement)]
+    come = [r for key in affected for r in _granted(key, parts, settlement)]
     if settings_changed:
-        listener = to_http_listener(mesh.settings)
-        touched[TypeUrl.LISTENER][OUTBOUND_HTTP] = Resource.of(TypeUrl.LISTENER, OUTBOUND_HTTP, listener)
+        come.append(Resource.of(TypeUrl.LISTENER, OUTBOUND_HTTP, to_http_listener(mesh.settings)))
     if hosts is not before.hosts:
         body = encode_route_configuration(hosts[key].encoded for key in settlement.order)
-        touched[TypeUrl.ROUTE][OUTBOUND_HTTP] = Resource.of_bytes(TypeUrl.ROUTE, OUTBOUND_HTTP, body)
-
-    differing = {type_url: _differing(old[type_url], touched[type_url]) for type_url in TypeUrl}
+        come.append(Resource.of_bytes(TypeUrl.ROUTE, OUTBOUND_HTTP, body))
+    resources, differing = apply(NOTHING if previous is None else previous.resources, gone, come)
     return Translation(
         mesh=mesh,
-        resources={type_url: _applied(old[type_url], touched[type_url], differing[type_url]) for type_url in TypeUrl},
+        resources=resources,
         changed=None if previous is None else differing,
+        affected=affected,
         conflicts=_conflicts(parts, settlement),
         progress=Progress(parts, settlement, hosts),
     )
@@ -172,29 +167,6 @@ def _granted(key: ServiceKey, parts: Mapping[ServiceKey, Part], settlement: Sett
     if not lost:
         return part.resources
     return [r for r in part.resources if r.type_url is not TypeUrl.LISTENER or r.name not in lost]
-
-
-def _differing(old: Mapping[str, Resource], touched: Mapping[str, Resource | None]) -> frozenset[str]:
-    return frozenset(name for name, resource in touched.items() if _version(old.get(name)) != _version(resource))
-
-
-def _version(resource: Resource | None) -> str | None:
-    return None if resource is None else resource.version
-
-
-def _applied(
-    old: Mapping[str, Resource], touched: Mapping[str, Resource | None], differing: Iterable[str]
-) -> Mapping[str, Resource]:
-    if not differing:
-        return old
-    new = dict(old)
-    for name in differing:
-        resource = touched[name]
-        if resource is None:
-            del new[name]
-        else:
-            new[name] = resource
-    return new
 
 
 def _conflicts(parts: Mapping[ServiceKey, Part], settlement: Settlement) -> tuple[Conflict, ...]:
