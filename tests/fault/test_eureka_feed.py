@@ -28,11 +28,19 @@ MIB = 1024 * 1024
 class Fed:
     """A server, an adapter that reads it, and the feed by which the test tells it more."""
 
-    def __init__(self, eureka: ScriptedEureka, seen: Following, adapter: EurekaAdapter, port: int) -> None:
+    def __init__(
+        self, eureka: ScriptedEureka, seen: Following, adapter: EurekaAdapter, port: int, status: OriginStatus
+    ) -> None:
         self.eureka = eureka
         self.seen = seen
         self.adapter = adapter
+        self._status = status
         self.base = f"http://127.0.0.1:{port}"
+
+    @property
+    def state(self) -> str:
+        """How the feed is, for people."""
+        return self._status.feed
 
     async def request(self, method: str, path: str, headers: Mapping[str, str] | None = None, **more: Any) -> int:
         """The status of one request."""
@@ -77,10 +85,11 @@ async def fed(*ids: str, feed: Mapping[str, Any] | None = None, **options: Any) 
             "poll_interval": 60,
             "feed": {"listen": f"127.0.0.1:{port}", "poll_interval": 60, **(feed or {})},
         }
-        adapter = EurekaAdapter(origin, msgspec.convert(said | options, EurekaConfig), OriginStatus(origin))
+        status = OriginStatus(origin)
+        adapter = EurekaAdapter(origin, msgspec.convert(said | options, EurekaConfig), status)
         async with following(adapter) as seen:
             await eventually(lambda: seen.snapshots, "a first snapshot")
-            yield Fed(eureka, seen, adapter, port)
+            yield Fed(eureka, seen, adapter, port, status)
 
 
 async def test_changes_come_at_once() -> None:
@@ -134,13 +143,27 @@ async def test_a_change_that_makes_no_sense_is_refused_and_the_others_are_taken(
 async def test_whoever_has_no_password_is_turned_away() -> None:
     """Who may write here may invent instances."""
     login = {"user": "eureka", "password": "s3cret"}
+    with capture_logs() as logs:
+        await turned_away(login)
+    unauthorized = [e for e in logs if e["event"] == "eureka.feed_unauthorized"]
+    assert [(e["origin"], e["sender"]) for e in unauthorized] == [("spring", "127.0.0.1")], "said once, not each time"
+
+
+async def turned_away(login: Mapping[str, str]) -> None:
     async with fed("web-1", feed=login) as world:
         paths = ["/eureka/peerreplication/batch/", "/eureka/apps/WEB", "/eureka/status"]
         assert [await world.request("POST", path, json={"replicationList": []}) for path in paths] == [401] * 3
         for wrong in ("Basic ZXVyZWthOndyb25n", "Basic ???", "Bearer s3cret", "Basic"):
             assert await world.request("POST", paths[0], {"Authorization": wrong}, json={}) == 401
         right = {"Authorization": "Basic ZXVyZWthOnMzY3JldA=="}
+        assert world.state == "refused"
         assert await world.request("POST", paths[0], right, json={"replicationList": []}) == 200
+        assert world.state == "refused", "an empty batch brings nothing"
+        batch = {"replicationList": [mk_change("Heartbeat", "web-1")]}
+        assert await world.request("POST", paths[0], right, json=batch) == 200
+        assert world.state == "live"
+        assert await world.request("POST", paths[0], json=batch) == 401
+        assert world.state == "live", "one who is turned away does not silence the others"
 
 
 async def test_clients_are_sent_on_to_a_real_server() -> None:
@@ -225,10 +248,15 @@ async def test_a_feed_that_falls_silent_is_a_state_and_no_mass_death() -> None:
     with capture_logs() as logs:
         async with fed("web-1", "web-2", poll_interval=0.2, feed={"silent_after": 1}) as world:
             assert await world.heartbeat("web-1", "web-2") == [200, 200]
+            states = [world.state]
             await eventually(lambda: world.eureka.asked["/apps/delta"] >= 3, "polls instead of the feed")
+            states.append(world.state)
             assert world.health == {"web-1": "healthy", "web-2": "healthy"}
             assert len(world.seen.snapshots) == 1
             assert await world.heartbeat("web-1") == [200]
+            states.append(world.state)
+        states.append(world.state)
+    assert states == ["live", "silent", "live", "closed"]
     events = [(e["event"], e.get("before"), e.get("ever_heard")) for e in logs if "feed" in e["event"]]
     assert events == [
         ("eureka.feed_heard", "waiting", None),
@@ -252,12 +280,14 @@ async def test_an_address_that_cannot_be_listened_on_is_said_and_polls_go_on() -
         port = int(world.base.rpartition(":")[2])
         origin = Origin("second", "eureka")
         said = {"addresses": [world.eureka.address], "poll_interval": 0.1, "feed": {"listen": f"127.0.0.1:{port}"}}
-        second = EurekaAdapter(origin, msgspec.convert(said, EurekaConfig), OriginStatus(origin))
+        status = OriginStatus(origin)
+        second = EurekaAdapter(origin, msgspec.convert(said, EurekaConfig), status)
         with capture_logs() as logs:
             async with following(second) as seen:
                 await eventually(lambda: seen.snapshots, "a first snapshot")
                 world.eureka.put("web", "web-2", ipAddr="10.0.0.2")
                 await eventually(lambda: len(seen.addresses("web")) == 2, "a change by a poll")
+                assert status.feed == "unavailable"
         assert [e["event"] for e in logs] == ["eureka.feed_unavailable"]
 
 

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from isthmus.registry.eureka import EurekaAdapter, EurekaConfig
+from isthmus.registry.eureka import reading as eureka_reading
 from isthmus.registry.hub import Hub
 from isthmus.registry.model import Health, Origin
 from isthmus.registry.origin import OriginStatus
@@ -209,6 +210,18 @@ async def test_listings_are_repeated(eureka: ScriptedEureka) -> None:
         eureka.put("web", "web-2", told=False, ipAddr="10.0.0.2")
         await eventually(lambda: seen.addresses("web") == {"10.0.0.2": 8080}, "the listing")
         assert "lacks 1 of the instances known before" in seen.latest.doubt
+
+
+async def test_a_pause_that_deltas_do_not_reach_over(eureka: ScriptedEureka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server forgets what changed three minutes ago: after a longer pause everything is listed, whatever the counts say."""
+    monkeypatch.setattr(eureka_reading, "RETENTION", 0.5)
+    eureka.put("web", "web-1")
+    async with reading(eureka, poll_interval=1) as seen:
+        eureka.drop("web-1")
+        eureka.put("web", "web-2", ipAddr="10.0.0.2")
+        eureka.changes.clear()
+        await eventually(lambda: seen.addresses("web") == {"10.0.0.2": 8080}, "the listing")
+        assert eureka.asked["/apps"] >= 2
 
 
 async def test_repeated_deltas_are_no_news(eureka: ScriptedEureka) -> None:

@@ -100,6 +100,22 @@ class TestStream:
             await eventually(lambda: seen.error, "it is noticed")
             assert "not even an empty line" in str(seen.error)
 
+    async def test_bytes_that_are_no_line_are_no_sign_of_life(
+        self, nomad: ScriptedNomad, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A stream that trickles, in the middle of an event, while the agent answers everything else."""
+        monkeypatch.setattr(nomad_http, "SILENCE", 0.5)
+        await nomad.run("web", "a1")
+        async with reading(nomad) as seen:
+
+            async def noticed() -> bool:
+                await nomad.send_line(b" ")
+                return seen.error is not None
+
+            await eventually(noticed, "it is noticed", 20)
+            assert "not even an empty line" in str(seen.error)
+            assert set(instances(seen)) == {"a1"}
+
     async def test_heartbeats_are_enough(self, nomad: ScriptedNomad, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(nomad_http, "SILENCE", 0.5)
         await nomad.run("web", "a1")

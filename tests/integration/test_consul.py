@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -15,14 +14,14 @@ import pytest
 from isthmus.registry.consul import ConsulConfig
 from isthmus.registry.consul.adapter import ConsulAdapter
 from isthmus.registry.guard import GuardRules, guard
-from isthmus.registry.model import Health, Instance, Origin, Service, ServiceKey
+from isthmus.registry.model import Health, Origin, Service, ServiceKey
 from isthmus.registry.origin import OriginStatus
 from tests.contract.adapter_contract import Following, following
+from tests.integration.consul_reading import HEARTBEAT, health, instance, reading, reading_at_all
 from tests.servers.consul import Consul, find_consul
 from tests.servers.process import free_port
 from tests.wait import eventually
 
-HEARTBEAT = 0.5
 NOTICED_WITHIN = HEARTBEAT * 17 / 16 + 2 + 1.5
 
 
@@ -50,37 +49,6 @@ async def own(tmp_path: Path) -> AsyncIterator[Consul]:
     consul = await Consul.start_dev(tmp_path)
     yield consul
     consul.stop()
-
-
-@contextlib.asynccontextmanager
-async def reading(consul: Consul, **options: object) -> AsyncIterator[tuple[Following, OriginStatus]]:
-    """An adapter under way, after its first snapshot."""
-    async with reading_at_all(consul, **options) as (seen, stats):
-        await eventually(lambda: seen.snapshots or seen.error, "a first snapshot")
-        assert seen.error is None
-        yield seen, stats
-
-
-@contextlib.asynccontextmanager
-async def reading_at_all(consul: Consul, **options: object) -> AsyncIterator[tuple[Following, OriginStatus]]:
-    """An adapter under way, whether or not it gets anywhere."""
-    origin = Origin("dc1", "consul")
-    stats = OriginStatus(origin)
-    config = ConsulConfig(**{"address": consul.address, "heartbeat": HEARTBEAT, "token": consul.token} | options)  # type: ignore[arg-type]
-    async with following(ConsulAdapter(origin, config, stats)) as seen:
-        yield seen, stats
-
-
-def instance(seen: Following, service: str, id_: str = "") -> Instance | None:
-    """The instance with this service id (by default the service's name) in the latest snapshot."""
-    found = seen.service(service)
-    wanted = id_ or service
-    return next((i for i in found.instances if i.provenance["service_id"] == wanted), None) if found else None
-
-
-def health(seen: Following, service: str, id_: str = "") -> Health | None:
-    found = instance(seen, service, id_)
-    return found.health if found else None
 
 
 def _has_health(seen: Following, service: str, expected: Health) -> bool:
@@ -135,14 +103,6 @@ async def test_meta_tags_and_address_are_followed(consul: Consul) -> None:
         assert moved.labels == {"protocol": "grpc", "tags": "v2"}
         ports = {s.ports for snapshot in seen.snapshots for s in snapshot.services.values()}
         assert len(ports) == 1, "another random port is no other logical port"
-
-
-async def test_a_sidecar_proxy_is_no_service(consul: Consul) -> None:
-    await consul.catalog_register("n1", "web")
-    proxy = {"DestinationServiceName": "web", "DestinationServiceID": "web"}
-    await consul.catalog_register("n1", "web-sidecar-proxy", Kind="connect-proxy", Proxy=proxy)
-    async with reading(consul) as (seen, _):
-        assert [k.name for k in seen.latest.services] == ["web"]
 
 
 async def test_a_change_of_one_service_reads_no_other(consul: Consul) -> None:
@@ -266,6 +226,26 @@ async def test_node_checks_concern_each_service_on_the_node(consul: Consul) -> N
             lambda: all(health(seen, f"svc-{n}") is Health.UNHEALTHY for n in range(1, 40, 2)), "n1's services are out"
         )
         assert all(health(seen, f"svc-{n}") is Health.HEALTHY for n in range(0, 40, 2))
+
+
+async def test_a_node_that_goes_takes_its_instances_along(consul: Consul) -> None:
+    """Under one index for all services on it, most of which have no blocking query of their own: a graceful leave does that."""
+    names = [f"svc-{n:02}" for n in range(40)]
+    for node, address in (("n1", "10.0.0.1"), ("n2", "10.0.0.2")):
+        await asyncio.gather(*(consul.catalog_register(node, n, Address=address) for n in names))
+    async with reading(consul, max_connections=33, heartbeat=30) as (seen, stats):
+        await consul.catalog_deregister("n1")
+        await eventually(lambda: all(seen.addresses(n) == {"10.0.0.2": 8080} for n in names), "they are gone")
+        assert stats.errors == 0
+
+
+async def test_a_node_that_moves_takes_its_instances_along(consul: Consul) -> None:
+    """Those that have no address of their own."""
+    names = [f"svc-{n:02}" for n in range(40)]
+    await asyncio.gather(*(consul.catalog_register("n1", n) for n in names))
+    async with reading(consul, max_connections=33, heartbeat=30) as (seen, _):
+        await consul.put("/v1/catalog/register", {"Node": "n1", "Address": "10.0.0.9"})
+        await eventually(lambda: all(seen.addresses(n) == {"10.0.0.9": 8080} for n in names), "they have moved")
 
 
 async def test_many_changes_at_once_all_arrive(consul: Consul) -> None:
@@ -393,7 +373,7 @@ async def test_without_a_token_nothing_is_certain_where_the_default_is_to_deny(d
         assert "token" in seen.latest.doubt
 
 
-@pytest.mark.parametrize("max_connections", [50, 22])
+@pytest.mark.parametrize("max_connections", [50, 23])
 async def test_a_token_for_one_service_is_believed_about_it(denying: Consul, max_connections: int) -> None:
     """Its deregistrations are no doubt, with a blocking query of its own and without; nor is the end of the service."""
     token = await Token(denying).create(WEB, NODES)
@@ -408,7 +388,7 @@ async def test_a_token_for_one_service_is_believed_about_it(denying: Consul, max
         await eventually(lambda: seen.addresses("web") == {"10.0.0.9": 8080}, "it is registered again")
 
 
-@pytest.mark.parametrize("max_connections", [50, 22])
+@pytest.mark.parametrize("max_connections", [50, 23])
 async def test_a_right_that_is_lost_is_no_deregistration(denying: Consul, max_connections: int) -> None:
     """The service is in doubt until the right is back, or until it is deregistered, which a token without it still sees."""
     token = await Token(denying).create(SERVICES, NODES)

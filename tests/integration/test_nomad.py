@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from isthmus.registry.model import Health, Instance, Locality, Origin, ServiceKey
+from isthmus.registry.model import Health, Instance, Locality, Origin, Protocol, ServiceKey
 from isthmus.registry.nomad import NomadAdapter, NomadConfig
 from isthmus.registry.origin import OriginStatus
 from tests.contract.adapter_contract import Following, following
@@ -141,6 +141,20 @@ class TestWhatAServiceIs:
             assert instance.weight == 5
             assert instance.labels["version"] == "v2"
             assert instance.labels["tags"] == "blue"
+
+    async def test_conventions_and_the_name_of_the_port(self, nomad: Nomad) -> None:
+        """What the job calls the port tells its protocol, and another tool's tags are read where that is configured."""
+        group = {"Networks": [{"DynamicPorts": [{"Label": "http"}, {"Label": "grpc-web"}]}]}
+        tags = ["weight:40", "canary", "version=v2"]
+        await nomad.run(mk_job("web", mk_service("web", "grpc-web", tags=tags), group=group))
+        async with reading(nomad, conventions=("k=v", "envoy-control")) as (seen, _):
+            await until_healthy(seen)
+            service = seen.service("web")
+            assert service is not None
+            assert [(p.name, p.protocol) for p in service.ports] == [("grpc-web", Protocol.GRPC_WEB)]
+            (instance,) = service.instances
+            assert instance.weight == 40
+            assert instance.labels == {"canary": "true", "version": "v2", "weight": "40"}
 
     async def test_an_instance_says_where_it_runs(self, nomad: Nomad) -> None:
         await nomad.run(mk_job("web", mk_service("web")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import random
 
@@ -10,13 +11,18 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.registry.model import Catalog, Health, Instance, Locality, Port, Protocol, Service, ServiceKey
+from isthmus.xds.names import ClusterName
 from isthmus.xds.resource import TypeUrl
 from isthmus.xds.translate import Mesh, MeshSettings, Translation, translate
+from isthmus.xds.translate.grpc_view import GrpcView, to_grpc_view
 
 # Few values each, so that names, addresses and ports collide often.
 KEYS = [ServiceKey(namespace, name) for namespace in ("default", "b") for name in ("a", "A", "b", "a.b", "c d")]
@@ -91,7 +97,7 @@ def test_hints_and_history_change_nothing_but_time(history: list[Mesh]) -> None:
         assert hinted.changed == bare.changed == differing(last, hinted)
 
 
-def differing(before: Translation, after: Translation) -> dict[TypeUrl, frozenset[str]]:
+def differing(before: Translation | GrpcView, after: Translation | GrpcView) -> dict[TypeUrl, frozenset[str]]:
     return {
         t: frozenset(
             name
@@ -100,6 +106,67 @@ def differing(before: Translation, after: Translation) -> dict[TypeUrl, frozense
         )
         for t in TypeUrl
     }
+
+
+@given(st.lists(meshes, min_size=2, max_size=4))
+def test_hints_and_history_change_nothing_but_time_for_grpc(history: list[Mesh]) -> None:
+    translation = translate(history[0])
+    hinted = bare = to_grpc_view(translation)
+    for mesh in history[1:]:
+        translation = translate(mesh, translation)
+        last = hinted
+        hinted = to_grpc_view(translation, hinted, translation.affected)
+        bare = to_grpc_view(translation, bare)
+        for view in (bare, to_grpc_view(translate(mesh))):
+            assert (hinted.resources, hinted.conflicts) == (view.resources, view.conflicts)
+        assert hinted.changed == bare.changed == differing(last, hinted)
+
+
+@given(meshes)
+def test_grpc_finds_nothing_that_it_refuses(mesh: Mesh) -> None:
+    """The rules of gRFC A27, A37 and A71: one refused resource would leave a client without a service."""
+    translation = translate(mesh)
+    resources = to_grpc_view(translation).resources
+    clusters = {name: Cluster.FromString(r.body) for name, r in resources[TypeUrl.CLUSTER].items()}
+    for name, cluster in clusters.items():
+        assert cluster.lb_policy == Cluster.ROUND_ROBIN
+        if cluster.type == Cluster.EDS:
+            assert name in resources[TypeUrl.ENDPOINT]
+        else:
+            assert cluster.type == Cluster.LOGICAL_DNS
+            assert [len(at.lb_endpoints) for at in cluster.load_assignment.endpoints] == [1]
+    for resource in resources[TypeUrl.ENDPOINT].values():
+        localities = ClusterLoadAssignment.FromString(resource.body).endpoints
+        places = [(at.priority, at.locality.SerializeToString(deterministic=True)) for at in localities]
+        assert len(places) == len(set(places))
+        assert {at.priority for at in localities} in ({0}, {0, 1}, set())
+        found = [e.endpoint.address.socket_address for at in localities for e in at.lb_endpoints]
+        addresses = [(ipaddress.ip_address(a.address), a.port_value) for a in found]
+        assert len(addresses) == len(set(addresses))
+        assert all(at.HasField("locality") and at.load_balancing_weight.value > 0 for at in localities)
+        assert sum(at.load_balancing_weight.value for at in localities) < 2**32
+    for name, resource in resources[TypeUrl.LISTENER].items():
+        listener, manager = Listener.FromString(resource.body), HttpConnectionManager()
+        assert listener.name == name
+        assert listener.api_listener.api_listener.Unpack(manager)
+        assert manager.route_config.virtual_hosts[0].routes[0].route.cluster in clusters
+
+
+@given(meshes)
+def test_grpc_calls_what_envoy_calls(mesh: Mesh) -> None:
+    """Every host name that Envoy routes by, but for patterns, is a listener, and leads to the same service."""
+    translation = translate(mesh)
+    owners: dict[str, str] = {}
+    for resource in translation.resources[TypeUrl.ROUTE].values():
+        for host in RouteConfiguration.FromString(resource.body).virtual_hosts:
+            owners |= {d: host.name.rpartition(":")[0] for d in host.domains if not d.startswith("*")}
+    called: dict[str, str] = {}
+    for name, resource in to_grpc_view(translation).resources[TypeUrl.LISTENER].items():
+        manager = HttpConnectionManager()
+        assert Listener.FromString(resource.body).api_listener.api_listener.Unpack(manager)
+        cluster = manager.route_config.virtual_hosts[0].routes[0].route.cluster
+        called[name] = ClusterName.parse(cluster).hostname
+    assert called == owners
 
 
 @given(meshes)
@@ -153,7 +220,7 @@ def test_removing_a_service_touches_its_own_resources_alone(gone: int, count: in
     rest = {k: service for k, service in by_key.items() if k != key}
     after = translate(Mesh(Catalog(rest, changed=frozenset({key})), virtual_ips=addresses), before)
     clusters = frozenset(f"outbound|{number}||{key.name}.default.mesh" for number in (80, 81))
-    assert after.changed == {
+    assert {t: changed for t, changed in (after.changed or {}).items() if changed} == {
         TypeUrl.CLUSTER: clusters,
         TypeUrl.ENDPOINT: clusters,
         TypeUrl.LISTENER: {f"{addresses[key]}_81"},

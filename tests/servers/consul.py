@@ -59,6 +59,19 @@ class Consul(Process):
         await consul.ready()
         return consul
 
+    @classmethod
+    async def start_two(cls, directory: Path) -> tuple[Consul, Consul]:
+        """Start two in datacenters dc1 and dc2, of which the second joins the first, and each of which can peer."""
+        wan = free_port()
+        both = []
+        for name, wan_port in (("dc1", wan), ("dc2", free_port())):
+            settings = {"datacenter": name, "node_name": f"{NODE}-{name}", "retry_join_wan": [f"127.0.0.1:{wan}"]}
+            consul = cls(directory / name, settings | {"ports": {"serf_wan": wan_port, "grpc_tls": free_port()}})
+            consul.start()
+            await consul.ready()
+            both.append(consul)
+        return both[0], both[1]
+
     async def ready(self) -> None:
         """Wait until it has elected itself and registered itself."""
 
@@ -129,7 +142,7 @@ class Consul(Process):
         for id_ in await self.get("/v1/agent/services"):
             await self.deregister(id_)
         for node in await self.get("/v1/catalog/nodes"):
-            if node["Node"] != NODE:
+            if not node["Node"].startswith(NODE):
                 await self.catalog_deregister(node["Node"])
 
     async def get(self, path: str) -> Any:
@@ -140,6 +153,10 @@ class Consul(Process):
         """A PUT of its API; the answer decoded, None when it is empty."""
         answer = await self.request("PUT", path, None if body is None else json.dumps(body).encode())
         return json.loads(answer) if answer.strip() else None
+
+    async def post(self, path: str, body: Any) -> bytes:
+        """A POST of its API."""
+        return await self.request("POST", path, json.dumps(body).encode())
 
     async def request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """One request.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
 from isthmus.xds.bootstrap import to_bootstrap, to_json
 from tests.peers import ENVOYS
@@ -21,13 +23,23 @@ class Envoy(Process):
     """Envoy with its admin page on a free port, one worker thread, and hot restart off."""
 
     def __init__(
-        self, directory: Path, xds_address: str, version: str = LATEST, *, node: str = "envoy", delta: bool = True
+        self,
+        directory: Path,
+        xds_address: str,
+        version: str = LATEST,
+        *,
+        node: str = "envoy",
+        delta: bool = True,
+        edit: Callable[[Bootstrap], None] = lambda _: None,
     ) -> None:
+        """`edit` changes the bootstrap, where a test is about what ours does not ask for."""
         self.admin_port = free_port()
         self.node = node
         host, _, port = xds_address.rpartition(":")
         config = directory / f"{node}.json"
-        config.write_text(to_json(to_bootstrap(node, "test", host, int(port), admin_port=self.admin_port, delta=delta)))
+        bootstrap = to_bootstrap(node, "test", host, int(port), admin_port=self.admin_port, delta=delta)
+        edit(bootstrap)
+        config.write_text(to_json(bootstrap))
         super().__init__(
             [
                 peer_binary("envoy", version),

@@ -182,6 +182,36 @@ class Etcd(Process):
         await twin.ready()
         return twin
 
+    async def replace(self, gone: Etcd, directory: Path) -> Etcd:
+        """Remove a dead member from this one's cluster, and start a new one at its addresses, with an empty directory."""
+
+        async def removed() -> bool:
+            ids = [m["ID"] for m in await self._members() if m.get("name") == gone.name]
+            for id_ in ids:
+                await self.call("/v3/cluster/member/remove", {"ID": id_})
+            return not ids
+
+        async def added() -> bool:
+            if all(gone.peer_address not in m["peerURLs"] for m in await self._members()):
+                await self.call("/v3/cluster/member/add", {"peerURLs": [gone.peer_address]})
+            return True
+
+        # Not before the cluster has a leader and takes itself for healthy.
+        await eventually(removed, f"{gone.name} is removed", timeout=60, every=0.2)
+        await eventually(added, f"another {gone.name} may join", timeout=60, every=0.2)
+        new = Etcd(directory, gone.version, name=gone.name)
+        new.port, new.address = gone.port, gone.address
+        new.peer_port, new.peer_address = gone.peer_port, gone.peer_address
+        new.argv = [str(new.data) if word == str(gone.data) else word for word in gone.argv]
+        cluster = ",".join(f"{m.get('name') or gone.name}={m['peerURLs'][0]}" for m in await self._members())
+        new.argv += ["--initial-cluster", cluster, "--initial-cluster-state=existing"]
+        new.start()
+        return new
+
+    async def _members(self) -> list[dict[str, Any]]:
+        members: list[dict[str, Any]] = (await self.call("/v3/cluster/member/list", {}))["members"]
+        return members
+
     async def call(self, path: str, body: Mapping[str, Any]) -> Any:
         """One request.
 

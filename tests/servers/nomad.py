@@ -41,10 +41,11 @@ class NomadAgent(Process):
     def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
         self.port = free_port()
         self.rpc_port = free_port()
+        self.serf_port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        ports = {"http": self.port, "rpc": self.rpc_port, "serf": free_port()}
+        ports = {"http": self.port, "rpc": self.rpc_port, "serf": self.serf_port}
         config = {
             "bind_addr": "127.0.0.1",
             "ports": ports,

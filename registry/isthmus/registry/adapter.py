@@ -40,8 +40,14 @@ class ReadStats(Protocol):
     def wake_up(self) -> None:
         """A watch or blocking query came back because something changed."""
 
+    def delayed(self) -> None:
+        """Requests have begun to wait, because there were as many in the last minute as are allowed."""
+
     def alive(self) -> None:
         """The registry has just proved to be there and current, whether or not anything changed."""
+
+    def feed_is(self, state: str) -> None:
+        """How it is with the registry's pushing changes to us; only registries that are configured to do so say anything."""
 
 
 class Adapter(Protocol):

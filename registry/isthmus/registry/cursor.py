@@ -63,6 +63,11 @@ class Bucket(msgspec.Struct, frozen=True, gc=False):
         wait = max(0.0, (min(cost, self.burst) - tokens) / self.rate)
         return Bucket(self.burst, self.rate, tokens - cost, max(now, self.at)), wait
 
+    def wait(self, now: float, tokens: float) -> float:
+        """Seconds until there are this many tokens, not more than the burst, if nobody takes any."""
+        there = min(self.burst, self.tokens + max(0.0, now - self.at) * self.rate)
+        return max(0.0, (min(tokens, self.burst) - there) / self.rate)
+
 
 def full_bucket(burst: float, rate: float, now: float) -> Bucket:
     """A bucket that nothing was taken from yet."""

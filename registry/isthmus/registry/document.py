@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from isthmus.registry.conventions import protocol_of_port_name
 from isthmus.registry.marked_yaml import Marked, MarkedYAMLError, parse_marked_yaml
 from isthmus.registry.model import Health, Instance, Locality, Port, Protocol, Service, ServiceKey
 from isthmus.registry.written import WrittenInstance, WrittenPort, WrittenService
@@ -182,16 +183,8 @@ def _ports(written: list[WrittenPort]) -> tuple[Port, ...]:
             raise _InvalidError(["ports", i], f"the port number {port.number} stands twice")
         names.add(port.name)
         numbers.add(port.number)
-    ports = [Port(p.name, p.number, p.protocol or protocol_of_name(p.name)) for p in written]
+    ports = [Port(p.name, p.number, p.protocol or protocol_of_port_name(p.name) or Protocol.TCP) for p in written]
     return tuple(sorted(ports, key=lambda p: p.number))
-
-
-def protocol_of_name(name: str) -> Protocol:
-    """The protocol that a port's name tells by Istio's convention, `http-api` or `grpc`; TCP where it tells none."""
-    for protocol in sorted(Protocol, key=lambda p: -len(p.value)):
-        if name == protocol.value or name.startswith(f"{protocol.value}-"):
-            return protocol
-    return Protocol.TCP
 
 
 def _instance(

@@ -1,4 +1,4 @@
-"""What looks wrong in a catalog, with what to do about it. Nothing is removed for it.
+"""What looks wrong in a catalog, with what to do about it. Nothing is removed for it unless the operator says so (`DoubtRules`).
 
 Each finding has a code that scripts and documentation can name. Instances of one service that are doubtful for one reason are
 one finding, and so are the services of one node that failed: the list is read by somebody in a hurry.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
-from isthmus.registry.model import Catalog, Health, Instance, Quarantined, Service
+from isthmus.registry.model import Catalog, Instance, Quarantined, Service
 
 FIXES = {
     "Quarantined": "correct it where it was registered",
     "Conflict": "make the registries agree, or rename one",
+    "Removed": "doubt.remove says so; correct or delete it where it was registered",
     "NothingServes": "isthmus services NAME shows the health of each instance, isthmus explain endpoint the reason",
     "NoInstances": "start one, or deregister the service",
     "PortZero": "register the port that it listens on",
@@ -32,6 +34,11 @@ FIXES = {
 }
 """What to do, by code, in the order in which findings are told: what hurts first, what may well be meant so last."""
 
+Removable = Literal[
+    "PortZero", "NoPorts", "FailedNode", "NoRenewal", "PermanentKey", "Loopback", "Unroutable", "ContainerAddress"
+]
+"""Findings that are about one instance, and so can take it out."""
+
 _DOCKER = ipaddress.ip_network("172.17.0.0/16")
 """The default bridge of Docker, which only its own host can reach."""
 
@@ -42,6 +49,15 @@ _SHOWN = 3
 """Names in one sentence."""
 
 
+class DoubtRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`remove` names findings for which an instance is taken out of the catalog.
+
+    Never the last one that serves: where all that could serve are doubtful, the evidence is what deserves doubt.
+    """
+
+    remove: tuple[Removable, ...] = ()
+
+
 class Finding(msgspec.Struct, frozen=True):
     """One thing that somebody should look at."""
 
@@ -49,6 +65,14 @@ class Finding(msgspec.Struct, frozen=True):
     subject: str
     text: str
     fix: str
+
+
+def reason_to_remove(instance: Instance, rules: DoubtRules) -> tuple[str, str] | None:
+    """The finding that takes an instance out, as its code and text; None for one that stays."""
+    found = [*_of_instance(instance, frozenset())]
+    if _is_on_failed_node(instance):
+        found.append(("FailedNode", f"on node {instance.provenance.get('node', '')}, which does not answer"))
+    return next((x for x in found if x[0] in rules.remove), None)
 
 
 def examine(catalog: Catalog, quarantined: Iterable[Quarantined]) -> tuple[Finding, ...]:
@@ -61,6 +85,9 @@ def examine(catalog: Catalog, quarantined: Iterable[Quarantined]) -> tuple[Findi
         *_shared(services, one_machine=one_machine),
         *_failed_nodes(services),
     }
+    for key, removed in catalog.removed.items():
+        for r in removed:
+            said.add(("Removed", f"{key}, instance {r.instance.id}", f"taken out ({r.code}): {r.text}"))
     for service in services:
         said.update(_of_service(service))
         said.update(_of_instances(service, one_machine=one_machine))
@@ -74,8 +101,7 @@ def _of_service(service: Service) -> Iterator[tuple[str, str, str]]:
     if not service.instances:
         yield "NoInstances", key, "has no instances"
         return
-    serving = [i for i in service.instances if i.weight > 0 and i.health not in (Health.UNHEALTHY, Health.DRAINING)]
-    if not serving:
+    if not any(i.serves for i in service.instances):
         states = sorted({i.health.value if i.weight > 0 else f"{i.health.value}, weight 0" for i in service.instances})
         count = len(service.instances)
         yield (
@@ -91,7 +117,7 @@ def _of_service(service: Service) -> Iterator[tuple[str, str, str]]:
 def _of_instances(service: Service, *, one_machine: bool) -> Iterator[tuple[str, str, str]]:
     """One finding for all instances of a service that are doubtful alike."""
     alike: dict[tuple[str, str], list[str]] = {}
-    ids = {i.id for i in service.instances}
+    ids = frozenset(i.id for i in service.instances)
     for instance in service.instances:
         for code, what in _of_instance(instance, ids):
             if code != "Loopback" or not one_machine:
@@ -101,7 +127,7 @@ def _of_instances(service: Service, *, one_machine: bool) -> Iterator[tuple[str,
         yield code, str(service.key), f"{_count(len(named), len(service.instances))} {what}: {_names(named)}"
 
 
-def _of_instance(instance: Instance, ids: set[str]) -> Iterator[tuple[str, str]]:
+def _of_instance(instance: Instance, ids: frozenset[str]) -> Iterator[tuple[str, str]]:
     if not instance.ports:
         yield "NoPorts", "without any of the service's ports"
     if any(port == 0 for port in instance.ports.values()) and not instance.address.startswith("unix:"):
@@ -162,7 +188,7 @@ def _failed_nodes(services: Iterable[Service]) -> Iterator[tuple[str, str, str]]
     there: dict[tuple[str, str], list[str]] = {}
     for service in services:
         for instance in service.instances:
-            if _SERF in instance.provenance.get("failing_checks", ""):
+            if _is_on_failed_node(instance):
                 at = (instance.origin, instance.provenance.get("node", ""))
                 there.setdefault(at, []).append(str(service.key))
     for (origin, node), keys in there.items():
@@ -172,6 +198,10 @@ def _failed_nodes(services: Iterable[Service]) -> Iterator[tuple[str, str, str]]
             f"{origin}: node {node}",
             f"does not answer; {count} registered on it, of {_names(set(keys))}",
         )
+
+
+def _is_on_failed_node(instance: Instance) -> bool:
+    return _SERF in instance.provenance.get("failing_checks", "")
 
 
 def _count(count: int, of: int) -> str:

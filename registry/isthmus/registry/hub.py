@@ -19,7 +19,7 @@ from isthmus.registry.debounce import Debounce
 from isthmus.registry.guard import Hold
 from isthmus.registry.lastgood import LastGood
 from isthmus.registry.merge import MergeRules, MergeState, merge
-from isthmus.registry.model import Catalog, ServiceKey
+from isthmus.registry.model import Catalog, Removed, ServiceKey
 from isthmus.registry.origin import OriginStatus
 from isthmus.registry.source import Source, SourceRules
 
@@ -97,6 +97,11 @@ class Hub:
         return tuple(hold for source in self._sources.values() for hold in source.holds)
 
     @property
+    def removed(self) -> Mapping[ServiceKey, tuple[Removed, ...]]:
+        """Instances that are left out of the catalog for being doubtful."""
+        return self._merged.catalog.removed if self._merged else {}
+
+    @property
     def unsynced(self) -> list[str]:
         """Origins that have not completed a listing yet."""
         return [name for name, source in self.sources.items() if not source.status.synced]
@@ -139,7 +144,8 @@ class Hub:
             shown = [snapshot for source in self.sources.values() if (snapshot := source.read()) is not None]
             before, self._merged = self._merged, merge(shown, self._merged, self._merge_rules)
             catalog = self._merged.catalog
-            if before is None or catalog.changed or catalog.conflicts != before.catalog.conflicts:
+            said = (catalog.conflicts, catalog.removed)
+            if before is None or catalog.changed or said != (before.catalog.conflicts, before.catalog.removed):
                 yield msgspec.structs.replace(catalog, changed_at=changed_at if before else None)
 
     def _source(self, adapter: Adapter, status: OriginStatus) -> Source:

@@ -5,6 +5,7 @@ united, and its instances are united, deduplicated by the addresses they serve. 
 but an instance that an origin only keeps, being held or draining, yields to one that another origin lists at the same place. So
 a service that moves from one registry to another goes on without a gap.
 Where an operator gives origins shares of the traffic, the weights of the instances are set so that they hold (`MergeRules`).
+Instances that are doubtful for a reason that the operator named are left out first (`isthmus.registry.doubt`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,35 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from isthmus.registry.model import Catalog, Conflict, Health, Instance, Port, Service, ServiceKey, Snapshot
+from isthmus.registry.doubt import DoubtRules, reason_to_remove
+from isthmus.registry.model import (
+    Catalog,
+    Conflict,
+    Health,
+    Instance,
+    OutlierDetection,
+    Port,
+    Removed,
+    Service,
+    ServiceKey,
+    Snapshot,
+)
+from isthmus.registry.weights import is_tapered, shared, without_taper
 
 
-class MergeRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How origins that know the same service share its traffic.
+class MergeRules(msgspec.Struct, frozen=True):
+    """How one catalog is made of several origins.
 
     `weights` are relative, by origin: `{eureka: 90, consul: 10}` sends a tenth of a service's requests to the instances that
     Consul lists, if both know it. An origin that is not named has 100. Without any, each instance counts by its own weight.
+
+    `outlier_detection` is by origin, for those that notice crashes too late. A service that several of them know takes it from
+    the first one.
     """
 
     weights: Mapping[str, int] = {}
+    outlier_detection: Mapping[str, OutlierDetection] = {}
+    doubt: DoubtRules = DoubtRules()
 
 
 class Merged(msgspec.Struct, frozen=True):
@@ -31,6 +50,7 @@ class Merged(msgspec.Struct, frozen=True):
 
     service: Service
     conflicts: tuple[Conflict, ...] = ()
+    removed: tuple[Removed, ...] = ()
 
 
 class MergeState(msgspec.Struct, frozen=True):
@@ -57,16 +77,20 @@ def merge(
     keys = _touched(snapshots, previous, rules)
     services = dict(previous.catalog.services) if previous else {}
     conflicts = dict(previous.conflicts) if previous else {}
+    removed = dict(previous.catalog.removed) if previous else {}
     changed: set[ServiceKey] = set()
     for key in keys:
         merged = _merge_one([(s, s.services[key]) for s in snapshots if key in s.services], rules)
         conflicts.pop(key, None)
+        removed.pop(key, None)
         if merged is None:
             if services.pop(key, None) is not None:
                 changed.add(key)
             continue
         if merged.conflicts:
             conflicts[key] = merged.conflicts
+        if merged.removed:
+            removed[key] = merged.removed
         if services.get(key) != merged.service:
             services[key] = merged.service
             changed.add(key)
@@ -75,6 +99,7 @@ def merge(
         conflicts=tuple(sorted(c for cs in conflicts.values() for c in cs)),
         quarantined=tuple(sorted({q for s in snapshots for q in s.quarantined})),
         changed=frozenset(changed) if previous else None,
+        removed=removed,
     )
     return MergeState(catalog, rules, now, conflicts)
 
@@ -111,9 +136,20 @@ def differing(before: Mapping[ServiceKey, Service], after: Mapping[ServiceKey, S
 def _merge_one(claims: Sequence[tuple[Snapshot, Service]], rules: MergeRules) -> Merged | None:
     if not claims:
         return None
+    claims, removed = _without_doubtful(claims, rules.doubt)
     origin, first = claims[0]
+    outlier_detection = next(
+        (rules.outlier_detection[s.origin.name] for s, _ in claims if s.origin.name in rules.outlier_detection), None
+    )
     if len(claims) == 1:
-        return Merged(first)
+        alone = first
+        if outlier_detection is not None or is_tapered(first.instances):
+            tapered = is_tapered(first.instances)
+            instances = (
+                tuple(without_taper({i.id: i for i in first.instances}).values()) if tapered else first.instances
+            )
+            alone = msgspec.structs.replace(first, instances=instances, outlier_detection=outlier_detection)
+        return Merged(alone, removed=removed)
     conflicts = tuple(
         Conflict(f"ports of {first.key}", _ports(origin, first.ports), _ports(snapshot, service.ports))
         for snapshot, service in claims[1:]
@@ -139,8 +175,9 @@ def _merge_one(claims: Sequence[tuple[Snapshot, Service]], rules: MergeRules) ->
         if not (instance.health is Health.DRAINING and (first.key, instance.id) in snapshot.kept):
             listed_by[instance_id] = snapshot.origin.name
         seen |= served
+    by_id = without_taper(by_id)
     if rules.weights:
-        by_id = _shared(by_id, listed_by, rules)
+        by_id = shared(by_id, listed_by, rules.weights)
     return Merged(
         Service(
             key=first.key,
@@ -148,35 +185,37 @@ def _merge_one(claims: Sequence[tuple[Snapshot, Service]], rules: MergeRules) ->
             instances=tuple(by_id[i] for i in sorted(by_id)),
             hostnames=frozenset().union(*(s.hostnames for _, s in claims)),
             external=first.external,
+            outlier_detection=outlier_detection,
         ),
         conflicts,
+        removed,
     )
 
 
-def _shared(by_id: Mapping[str, Instance], listed_by: Mapping[str, str], rules: MergeRules) -> dict[str, Instance]:
-    """The instances with weights that give each origin its share, as far as whole numbers allow.
+def _without_doubtful(
+    claims: Sequence[tuple[Snapshot, Service]], rules: DoubtRules
+) -> tuple[Sequence[tuple[Snapshot, Service]], tuple[Removed, ...]]:
+    """The claims without the instances that are to be removed, unless no other one would serve.
 
-    Those that are not in `listed_by` have left their origin, which has no share on their account.
+    They go before duplicates do: a record without a renewal must not take the place of another registry's that is fine.
     """
-    own: dict[str, int] = {}
-    for instance_id, origin in listed_by.items():
-        own[origin] = own.get(origin, 0) + by_id[instance_id].weight
-    shares = {origin: rules.weights.get(origin, _WHOLE) for origin in own}
-    if len(set(shares.values())) == len(shares) == 1:
-        return dict(by_id)  # nobody to share with
-    out = dict(by_id)
-    for instance_id, origin in listed_by.items():
-        instance = by_id[instance_id]
-        exact = instance.weight * shares[origin] * _PRECISION / max(1, own[origin])
-        # Whoever has a share and a weight gets at least a little; no share means none.
-        weight = max(1, round(exact)) if exact else 0
-        out[instance_id] = msgspec.structs.replace(instance, weight=weight)
-    return out
-
-
-_WHOLE = 100
-_PRECISION = 100
-"""So that a share of 1 can be split between a hundred instances."""
+    if not rules.remove:
+        return claims, ()
+    removed: list[Removed] = []
+    left: list[tuple[Snapshot, Service]] = []
+    for snapshot, service in claims:
+        good = []
+        for instance in service.instances:
+            found = reason_to_remove(instance, rules)
+            if found is None:
+                good.append(instance)
+            else:
+                removed.append(Removed(service.key, instance, *found))
+        whole = len(good) == len(service.instances)
+        left.append((snapshot, service if whole else msgspec.structs.replace(service, instances=tuple(good))))
+    if not removed or not any(i.serves for _, service in left for i in service.instances):
+        return claims, ()
+    return left, tuple(removed)
 
 
 def _port_names(kept: tuple[Port, ...], other: tuple[Port, ...]) -> dict[str, str]:

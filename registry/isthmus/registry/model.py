@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 
@@ -81,7 +82,8 @@ class Instance(msgspec.Struct, frozen=True):
 
     `address` is an IP address, a host name (resolved by Envoy), or `unix:///path`. `ports` maps the service's port names to
     this instance's port numbers; a name that is missing means that the instance does not serve that port. `weight` is
-    relative to the other instances of the service, 0 meaning no traffic. `provenance` is where the record came from (node,
+    relative to the other instances of the service, 0 meaning no traffic. `taper` is how much of its weight it gets, in percent,
+    because there are signs that it may be dead; merging turns it into weights. `provenance` is where the record came from (node,
     datacenter, service id, ...), for people; nothing routes on it.
     """
 
@@ -97,13 +99,36 @@ class Instance(msgspec.Struct, frozen=True):
     identity: str = ""
     tls_mode: str = ""
     provenance: Mapping[str, str] = {}
+    taper: int = 100
+
+    @property
+    def serves(self) -> bool:
+        """Whether it may be sent requests, be it only when others do not suffice."""
+        return self.weight > 0 and self.health not in (Health.UNHEALTHY, Health.DRAINING)
+
+
+class OutlierDetection(msgspec.Struct, frozen=True, order=True, forbid_unknown_fields=True):
+    """When callers leave an instance out for a while by what they see of it, whatever its registry says.
+
+    `consecutive_failures` counts requests in a row without an answer of the application: connections refused, reset and timed
+    out, and 502, 503 and 504. `consecutive_5xx` counts any answer from 500 on as well; 0 does not. `ejection_time` is in
+    seconds, and grows each time; `interval`, in seconds, is how often callers look whether it is over. Not more than
+    `max_percent` of a service's instances are left out at once.
+    """
+
+    consecutive_failures: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
+    consecutive_5xx: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    interval: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 10.0
+    ejection_time: Annotated[float, msgspec.Meta(ge=0.1, le=86400)] = 30.0
+    max_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
 
 
 class Service(msgspec.Struct, frozen=True):
     """A service as one registry, or after merging all of them, knows it.
 
     `ports` is sorted by number and never empty; `instances` is sorted by id, with unique ids. `hostnames` are the aliases its
-    origins give it (`reviews.service.consul`); the mesh's own name is added by translation.
+    origins give it (`reviews.service.consul`); the mesh's own name is added by translation. `outlier_detection` is set by
+    merging, where a registry notices crashes late.
     """
 
     key: ServiceKey
@@ -111,6 +136,7 @@ class Service(msgspec.Struct, frozen=True):
     instances: tuple[Instance, ...] = ()
     hostnames: frozenset[str] = frozenset()
     external: bool = False
+    outlier_detection: OutlierDetection | None = None
 
 
 class Quarantined(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -162,10 +188,20 @@ class Conflict(msgspec.Struct, frozen=True, order=True, gc=False):
     dropped: str
 
 
+class Removed(msgspec.Struct, frozen=True):
+    """An instance that was taken out of the catalog because it is doubtful: the finding's code, and what it says."""
+
+    key: ServiceKey
+    instance: Instance
+    code: str
+    text: str
+
+
 class Catalog(msgspec.Struct, frozen=True):
     """All origins, merged. `changed` is a hint as in Snapshot, relative to the catalog before it.
 
-    `changed_at` is the monotonic second at which the earliest change since the catalog before it was read.
+    `removed` has, by service, what was left out of it by doubt. `changed_at` is the monotonic second at which the earliest change
+    since the catalog before it was read.
     """
 
     services: Mapping[ServiceKey, Service]
@@ -173,3 +209,4 @@ class Catalog(msgspec.Struct, frozen=True):
     quarantined: tuple[Quarantined, ...] = ()
     changed: frozenset[ServiceKey] | None = None
     changed_at: float | None = None
+    removed: Mapping[ServiceKey, tuple[Removed, ...]] = {}

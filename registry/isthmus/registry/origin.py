@@ -34,9 +34,16 @@ class OriginStatus:
     reads: int = 0
     errors: int = 0
     wake_ups: int = 0
+    delays: int = 0
+    """How often requests began to wait for `max_reads_per_minute`."""
+    max_reads_per_minute: int | None = None
+    max_connections: int | None = None
+    """What it may be asked at most; None where there is no such limit."""
     audits: int = 0
     drift: int = 0
     quarantined: tuple[Quarantined, ...] = ()
+    feed: str = ""
+    """How it is with its pushing changes to us (`isthmus.registry.eureka.liveness.FeedState`); empty where it is not asked to."""
     _recent: Counter[int] = dataclasses.field(default_factory=Counter)
     """Reads by step of the monotonic clock, those of the last minute only."""
 
@@ -61,9 +68,17 @@ class OriginStatus:
         """A watch or blocking query came back because something changed."""
         self.wake_ups += 1
 
+    def delayed(self) -> None:
+        """Requests have begun to wait for the budget of reads."""
+        self.delays += 1
+
     def alive(self) -> None:
         """The registry has just proved to be there and current."""
         self.last_success = time.time()
+
+    def feed_is(self, state: str) -> None:
+        """How it is with the registry's pushing changes to us."""
+        self.feed = state
 
     def went_stale(self, text: str) -> None:
         """The origin cannot be read; what it said last is kept, and is stale from its last proof of life."""

@@ -182,7 +182,13 @@ class Source:
         self._guarded = guarded
         for at, hold in guarded.holds.items():
             if at not in held:
-                log.warning("registry.held", service=str(hold.key), instance=hold.instance.id, reason=hold.reason)
+                log.warning(
+                    "registry.held",
+                    service=str(hold.key),
+                    instance=hold.instance.id,
+                    rule=hold.rule,
+                    reason=hold.reason,
+                )
         for key, instance in held.keys() - guarded.holds.keys():
             log.info("registry.hold_ended", service=str(key), instance=instance)
         self._unsaved.set()

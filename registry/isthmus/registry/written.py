@@ -27,7 +27,10 @@ from isthmus.registry.model import Health, Instance, Protocol, Service
 
 _Word = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 _Number = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-_Weight = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+_Own = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+"""A port of an instance; 0 where it has none, as at a Unix domain socket."""
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+_Weight = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
 
 class WrittenPort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,8 +53,8 @@ class WrittenInstance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An instance, as written."""
 
     address: _Word
-    id: _Word | None = None
-    ports: dict[str, _Number] | None = None
+    id: _Id | None = None
+    ports: dict[str, _Own] | None = None
     health: Health = Health.HEALTHY
     weight: _Weight = 1
     labels: dict[str, str] = {}

@@ -35,9 +35,9 @@ def replace(path: Path, content: str) -> None:
 class Reading:
     """An adapter being iterated; collects what it yields."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, *paths: Path) -> None:
         self.stats = OriginStatus(ORIGIN)
-        self.adapter = FileAdapter(ORIGIN, FileConfig(str(path)), self.stats)
+        self.adapter = FileAdapter(ORIGIN, FileConfig(tuple(str(path) for path in paths)), self.stats)
         self.seen: list[Snapshot] = []
         self.error = ""
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from isthmus.registry.guard import Guarded, GuardRules, expire, guard
+from isthmus.registry.guard import Guarded, GuardRules, ServiceGuard, expire, guard
 from isthmus.registry.model import Snapshot
 from tests.world import mk_instance, mk_key, mk_service, mk_snapshot
 
@@ -173,3 +173,72 @@ def test_zero_seconds_switch_it_off() -> None:
     guarded = guard(before, mk_snapshot(cursor="12"), 100, relisted=True, rules=GuardRules(hold=0))
 
     assert ids(guarded) == []
+
+
+OWN = GuardRules(
+    hold=60,
+    shrink=0.5,
+    services=(
+        ServiceGuard("reviews", shrink=0.1, hold=900),
+        ServiceGuard("batch-*", hold=0),
+        ServiceGuard("canary*.default", shrink=1),
+    ),
+)
+
+
+def relisted(before: Snapshot, after: Snapshot, rules: GuardRules) -> Guarded:
+    return guard(guard(None, before, 0, relisted=True, rules=rules), after, 100, relisted=True, rules=rules)
+
+
+MANY = mk_service("many", [mk_instance(n) for n in range(10, 20)])
+
+
+def test_a_service_may_have_a_share_of_its_own() -> None:
+    """The origin as a whole lost one of thirteen, which is nothing; of reviews it is a third."""
+    guarded = relisted(
+        mk_snapshot(mk_service("reviews", [A, B, C]), MANY), mk_snapshot(mk_service("reviews", [A, B]), MANY), OWN
+    )
+
+    (hold,) = guarded.holds.values()
+    assert (hold.instance, hold.rule, hold.until) == (C, "guard.services reviews", 1000)
+    assert hold.reason == "only 2 of its 3 instances were left after an interruption"
+
+
+def test_a_service_within_its_own_share_is_believed_though_its_origin_shrank() -> None:
+    before = mk_snapshot(mk_service("canary-1", [A, B, C]), MANY)
+    guarded = relisted(before, mk_snapshot(mk_service("canary-1")), OWN)
+
+    assert ids(guarded, "canary-1") == []
+    assert len(ids(guarded, "many")) == 10
+    assert {h.rule for h in guarded.holds.values()} == {"guard.shrink"}
+
+
+@pytest.mark.parametrize("doubt", ["", "the server is syncing"])
+def test_the_guard_can_be_off_for_some_services(doubt: str) -> None:
+    before = mk_snapshot(mk_service("batch-1", [A]), mk_service("ratings", [B, C]), cursor="9")
+    guarded = relisted(before, mk_snapshot(cursor="3", doubt=doubt), OWN)
+
+    assert {h.key.name for h in guarded.holds.values()} == {"ratings"}
+
+
+def test_the_guard_can_be_on_for_some_services_only() -> None:
+    rules = GuardRules(hold=0, services=(ServiceGuard("reviews", hold=60),))
+    before = mk_snapshot(mk_service("reviews", [A]), mk_service("ratings", [B, C]), cursor="9")
+    guarded = relisted(before, mk_snapshot(cursor="3"), rules)
+
+    assert {(h.key.name, h.rule, h.until) for h in guarded.holds.values()} == {("reviews", "position", 160)}
+
+
+def test_the_first_rule_that_covers_a_service_counts() -> None:
+    rules = GuardRules(services=(ServiceGuard("re*", hold=0), ServiceGuard("reviews", hold=60)))
+    guarded = relisted(mk_snapshot(mk_service("reviews", [A]), cursor="9"), mk_snapshot(cursor="3"), rules)
+
+    assert not guarded.holds
+
+
+def test_what_was_seen_to_go_passes_whatever_share_a_service_has() -> None:
+    begun = guard(None, mk_snapshot(mk_service("reviews", [A, B])), 0, relisted=True, rules=OWN)
+
+    gone = mk_snapshot(mk_service("reviews", [A]), changed=["reviews"])
+
+    assert ids(guard(begun, gone, 1, relisted=False, rules=OWN)) == ["i1"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from isthmus.registry.merge import merge
-from isthmus.registry.model import Catalog, Health, Instance, Protocol, Service
+from isthmus.registry.doubt import DoubtRules
+from isthmus.registry.merge import MergeRules, merge
+from isthmus.registry.model import Catalog, Health, Instance, OutlierDetection, Protocol, Service, Snapshot
 from tests.world import mk_instance, mk_key, mk_service, mk_snapshot
 
 REVIEWS = mk_key("reviews")
@@ -126,3 +127,106 @@ def test_maintenance_in_the_first_registry_is_no_leaving() -> None:
     merged = catalog(consul=mk_service("reviews", [draining]), files=mk_service("reviews", [mk(1, "files")]))
 
     assert merged.services[REVIEWS].instances == (draining,)
+
+
+SLOW = MergeRules(outlier_detection={"eureka": OutlierDetection(consecutive_failures=2)})
+
+
+def test_a_service_of_a_registry_that_notices_crashes_late_is_watched_by_its_callers() -> None:
+    """Also where a registry that notices them at once knows it too: the instances of the other one are among them."""
+    eureka = mk_snapshot(mk_service("reviews", [mk(1, "eureka")]), mk_service("ratings"), origin="eureka")
+    consul = mk_snapshot(mk_service("reviews", [mk(2, "consul")]), mk_service("details"), origin="consul")
+
+    merged = merge([consul, eureka], rules=SLOW).catalog.services
+
+    assert {k.name: s.outlier_detection for k, s in merged.items()} == {
+        "reviews": OutlierDetection(consecutive_failures=2),
+        "ratings": OutlierDetection(consecutive_failures=2),
+        "details": None,
+    }
+
+
+def test_the_first_registry_that_says_so_sets_the_limits() -> None:
+    eureka, consul = (mk_snapshot(mk_service("reviews"), origin=o) for o in ("eureka", "consul"))
+    rules = MergeRules(outlier_detection={"eureka": OutlierDetection(2), "consul": OutlierDetection(9)})
+
+    merged = merge([consul, eureka], rules=rules).catalog.services[REVIEWS]
+
+    assert merged.outlier_detection == OutlierDetection(9)
+
+
+def test_other_limits_reach_every_service() -> None:
+    eureka = mk_snapshot(mk_service("reviews"), origin="eureka")
+
+    after = merge([eureka], merge([eureka], rules=SLOW), MergeRules()).catalog
+
+    assert after.services[REVIEWS].outlier_detection is None
+    assert after.changed == frozenset({REVIEWS})
+
+
+LATE = {"renewal": "overdue"}
+REMOVE = MergeRules(doubt=DoubtRules(("NoRenewal",)))
+
+
+def test_nothing_is_removed_by_doubt_unless_configured() -> None:
+    doubtful = mk_snapshot(mk_service("reviews", [mk(1, "eureka", provenance=LATE), mk(2, "eureka")]), origin="eureka")
+
+    assert ids(merge([doubtful]).catalog) == ["i1", "i2"]
+    assert ids(merge([doubtful], rules=MergeRules(doubt=DoubtRules(("PortZero",)))).catalog) == ["i1", "i2"]
+
+
+def test_a_doubtful_instance_is_taken_out_if_the_operator_says_so() -> None:
+    doubtful = mk_snapshot(mk_service("reviews", [mk(1, "eureka", provenance=LATE), mk(2, "eureka")]), origin="eureka")
+
+    merged = merge([doubtful], rules=REMOVE).catalog
+
+    assert ids(merged) == ["i2"]
+    (removed,) = merged.removed[REVIEWS]
+    assert (removed.instance.id, removed.code, removed.text) == ("i1", "NoRenewal", "without a renewal in time")
+
+
+def test_the_last_ones_that_could_serve_stay_however_doubtful() -> None:
+    """Better a zombie than nobody: where all are doubtful, the evidence is."""
+    instances = [mk(1, "eureka", provenance=LATE), mk(2, "eureka", provenance=LATE), mk(3, "eureka", weight=0)]
+
+    merged = merge([mk_snapshot(mk_service("reviews", instances), origin="eureka")], rules=REMOVE).catalog
+
+    assert ids(merged) == ["i1", "i2", "i3"]
+    assert merged.removed == {}
+
+
+def test_a_doubtful_record_does_not_take_the_place_of_a_good_one() -> None:
+    """Eureka has had no renewal of what Consul knows to be well, at the same address."""
+    eureka = mk_snapshot(mk_service("reviews", [mk(1, "eureka", provenance=LATE)]), origin="eureka")
+    consul = mk_snapshot(mk_service("reviews", [mk(1, "consul")]), origin="consul")
+
+    merged = merge([eureka, consul], rules=REMOVE).catalog
+
+    assert [i.origin for i in merged.services[REVIEWS].instances] == ["consul"]
+
+
+def test_an_instance_comes_back_when_the_doubt_is_over() -> None:
+    def spring(**provenance: str) -> Snapshot:
+        service = mk_service("reviews", [mk(1, "eureka", provenance=provenance), mk(2, "eureka")])
+        return mk_snapshot(service, origin="eureka", changed=["reviews"])
+
+    before = merge([spring(renewal="missed")], rules=REMOVE)
+    after = merge([spring()], before, REMOVE)
+
+    assert (ids(before.catalog), ids(after.catalog)) == (["i2"], ["i1", "i2"])
+    assert after.catalog.removed == {}
+
+
+def test_an_instance_that_may_be_dead_gets_part_of_its_weight() -> None:
+    """The others' weights grow in its place, for weights are whole numbers; with its renewal all is as before."""
+    instances = [mk(1, "eureka", weight=1, taper=50), mk(2, "eureka", weight=2)]
+    other = mk_snapshot(mk_service("reviews", [mk(3, "consul", weight=3)]), origin="consul")
+
+    def weights(*tapered: Instance) -> dict[str, int]:
+        eureka = mk_snapshot(mk_service("reviews", tapered), origin="eureka")
+        return {i.id: i.weight for i in merge([eureka, other]).catalog.services[REVIEWS].instances}
+
+    assert weights(*instances) == {"i1": 50, "i2": 200, "i3": 300}
+    assert weights(mk(1, "eureka"), instances[1]) == {"i1": 1, "i2": 2, "i3": 3}
+    alone = merge([mk_snapshot(mk_service("reviews", instances), origin="eureka")]).catalog.services[REVIEWS]
+    assert [(i.weight, i.taper) for i in alone.instances] == [(50, 100), (200, 100)]

@@ -1,19 +1,15 @@
-"""Consul's JSON as values: what is read of each answer. Pure.
+"""Consul's JSON about one service, as values: what is read of it. Pure.
 
 Go writes an empty list or map as null, and what nobody reads may be anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
 
 T = TypeVar("T")
-
-IGNORED = frozenset({"consul"})
-"""The servers themselves, registered on their RPC port."""
 
 
 class Locality(msgspec.Struct, rename="pascal", frozen=True):
@@ -25,6 +21,7 @@ class Node(msgspec.Struct, rename="pascal", frozen=True):
     node: str
     address: str = ""
     datacenter: str = ""
+    tagged_addresses: dict[str, str] | None = None
     meta: dict[str, str] | None = None
     locality: Locality | None = None
     partition: str = ""
@@ -36,6 +33,30 @@ class Weights(msgspec.Struct, rename="pascal", frozen=True):
     warning: int = 1
 
 
+class TaggedAddress(msgspec.Struct, rename="pascal", frozen=True):
+    address: str = ""
+    port: int = 0
+
+
+class NamedPort(msgspec.Struct, rename="pascal", frozen=True):
+    """One port of several, as Consul's later releases have them."""
+
+    name: str
+    port: int
+    default: bool = False
+
+
+class Proxy(msgspec.Struct, frozen=True):
+    """Whom a sidecar proxy stands before. Without an id it is any instance of that service on its node."""
+
+    destination: str = msgspec.field(name="DestinationServiceName", default="")
+    destination_id: str = msgspec.field(name="DestinationServiceID", default="")
+
+
+class Connect(msgspec.Struct, rename="pascal", frozen=True):
+    native: bool = False
+
+
 class ServiceEntry(msgspec.Struct, frozen=True):
     id: str = msgspec.field(name="ID")
     name: str = msgspec.field(name="Service")
@@ -43,6 +64,8 @@ class ServiceEntry(msgspec.Struct, frozen=True):
     tags: list[str] | None = msgspec.field(name="Tags", default=None)
     address: str = msgspec.field(name="Address", default="")
     port: int = msgspec.field(name="Port", default=0)
+    ports: list[NamedPort] | None = msgspec.field(name="Ports", default=None)
+    tagged_addresses: dict[str, TaggedAddress] | None = msgspec.field(name="TaggedAddresses", default=None)
     socket_path: str = msgspec.field(name="SocketPath", default="")
     meta: dict[str, str] | None = msgspec.field(name="Meta", default=None)
     weights: Weights | None = msgspec.field(name="Weights", default=None)
@@ -50,6 +73,8 @@ class ServiceEntry(msgspec.Struct, frozen=True):
     namespace: str = msgspec.field(name="Namespace", default="")
     partition: str = msgspec.field(name="Partition", default="")
     peer_name: str = msgspec.field(name="PeerName", default="")
+    proxy: Proxy | None = msgspec.field(name="Proxy", default=None)
+    connect: Connect | None = msgspec.field(name="Connect", default=None)
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -80,65 +105,23 @@ class Listing(msgspec.Struct, frozen=True):
     unreadable: tuple[tuple[str, str], ...] = ()
 
 
-class _CheckMark(msgspec.Struct, frozen=True, gc=False):
-    """Of a check among thousands: what tells it from the others, and from itself before."""
-
-    node: str = msgspec.field(name="Node", default="")
-    check_id: str = msgspec.field(name="CheckID", default="")
-    service_id: str = msgspec.field(name="ServiceID", default="")
-    service_name: str = msgspec.field(name="ServiceName", default="")
-    modify_index: int = msgspec.field(name="ModifyIndex", default=0)
-
-
-class Checks(msgspec.Struct, frozen=True):
-    """What the checks of an answer amount to: one number for those of each service, and of each node itself.
-
-    Equal numbers say that no check came, went or changed. They mean nothing outside of this process.
-    """
-
-    services: Mapping[str, int]
-    nodes: Mapping[str, int]
-
-
-_names = msgspec.json.Decoder(dict[str, list[str] | None])
-_check_marks = msgspec.json.Decoder(list[_CheckMark] | None)
 _entries = msgspec.json.Decoder(list[Entry] | None)
 _raw_entries = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _entry = msgspec.json.Decoder(Entry)
 _any = msgspec.json.Decoder(object)
 
 
-def _decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+def decode(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+    """The value.
+
+    Raises:
+        msgspec.DecodeError: the body is something else.
+
+    """
     try:
         return decoder.decode(body)
     except (UnicodeDecodeError, RecursionError) as e:  # msgspec lets these two through
         raise msgspec.DecodeError(f"JSON is malformed: {e}") from e
-
-
-def parse_names(body: bytes) -> dict[str, frozenset[str]]:
-    """`/v1/catalog/services`: the names of all services, each with the tags that any of its instances has.
-
-    Raises:
-        msgspec.DecodeError: the body is something else.
-
-    """
-    return {name: frozenset(tags or ()) for name, tags in _decode(_names, body).items() if name not in IGNORED}
-
-
-def parse_checks(body: bytes) -> Checks:
-    """`/v1/health/state/:state`.
-
-    Raises:
-        msgspec.DecodeError: the body is something else.
-
-    """
-    services: dict[str, int] = {}
-    nodes: dict[str, int] = {}
-    for check in _decode(_check_marks, body) or ():
-        mark = hash((check.node, check.check_id, check.service_id, check.modify_index))
-        of, name = (services, check.service_name) if check.service_name else (nodes, check.node)
-        of[name] = of.get(name, 0) + mark
-    return Checks(services, nodes)
 
 
 def parse_listing(body: bytes) -> Listing:
@@ -149,14 +132,14 @@ def parse_listing(body: bytes) -> Listing:
 
     """
     try:
-        return Listing(tuple(_decode(_entries, body) or ()))
+        return Listing(tuple(decode(_entries, body) or ()))
     except msgspec.DecodeError:
         pass  # one by one, then
     good: list[Entry] = []
     bad: list[tuple[str, str]] = []
-    for raw in _decode(_raw_entries, body) or ():
+    for raw in decode(_raw_entries, body) or ():
         try:
-            good.append(_decode(_entry, raw))
+            good.append(decode(_entry, raw))
         except msgspec.DecodeError as e:
             bad.append((_name_of(raw), f"not what Consul documents: {e}"))
     return Listing(tuple(good), tuple(bad))
@@ -166,7 +149,7 @@ def _name_of(raw: msgspec.Raw) -> str:
     """The best name for an entry that has not the right shape."""
     entry: object
     try:
-        entry = _decode(_any, raw)
+        entry = decode(_any, raw)
     except msgspec.DecodeError:
         entry = None
 
@@ -177,13 +160,3 @@ def _name_of(raw: msgspec.Raw) -> str:
         return at if isinstance(at, str) and at else "?"
 
     return f"service {text('Service', 'Service')}, instance {text('Service', 'ID')} on node {text('Node', 'Node')}"
-
-
-def changed_checks(before: Checks, after: Checks) -> tuple[frozenset[str], frozenset[str]]:
-    """Which (services, nodes) have a check that came, went or changed between two answers to the same question.
-
-    A check of a node concerns every service on it.
-    """
-    services = before.services.items() ^ after.services.items()
-    nodes = before.nodes.items() ^ after.nodes.items()
-    return frozenset(name for name, _ in services), frozenset(node for node, _ in nodes)

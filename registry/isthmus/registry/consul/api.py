@@ -6,8 +6,9 @@ over what it was given, and drops the headers that say how far an answer can be 
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,8 +19,20 @@ from yarl import URL
 
 from isthmus.registry.adapter import AdapterError, ReadStats
 from isthmus.registry.connection import keepalive_socket, tls_context
-from isthmus.registry.consul.answers import Checks, Listing, parse_checks, parse_listing, parse_names
+from isthmus.registry.consul.answers import Listing, parse_listing
+from isthmus.registry.consul.budget import ReadBudget
 from isthmus.registry.consul.config import ConsulConfig
+from isthmus.registry.consul.lists import (
+    Checks,
+    Peering,
+    parse_checks,
+    parse_names,
+    parse_nodes,
+    parse_peering,
+    parse_self,
+)
+from isthmus.registry.consul.query import Query, Urgency
+from isthmus.registry.consul.trust import RefusedError, Said, parse_headers, refusal
 from isthmus.registry.cursor import read_timeout
 
 MAX_BODY = 64 * 1024 * 1024
@@ -28,19 +41,10 @@ MAX_BODY = 64 * 1024 * 1024
 CONNECT_TIMEOUT = 5.0
 
 T = TypeVar("T")
-Params = list[tuple[str, str]]
-
-
-class RefusedError(AdapterError):
-    """Consul answered, and asking the same again will not help: the token or the query is wrong."""
 
 
 class Answer(msgspec.Struct, Generic[T], frozen=True):
-    """A decoded answer, and what its headers say about it.
-
-    `current` is whether the server that answered knows a leader. `filtered` is whether ACLs have taken something away, so that
-    what is absent may exist nevertheless; None when that cannot be told from this answer.
-    """
+    """A decoded answer, and what its headers say about it (`trust.Said`)."""
 
     value: T
     index: int
@@ -52,54 +56,93 @@ class ConsulApi:
     """The questions that the adapter asks of one Consul.
 
     Most take the index of a blocking query and its wait in seconds, or neither for an answer at once. All raise AdapterError
-    when there is no usable answer. Needs a running event loop from its construction on; `close()` it in the end.
+    when there is no usable answer, and first wait until `budget` has a read left. Needs a running event loop from its
+    construction on; `close()` it in the end.
     """
 
-    def __init__(self, config: ConsulConfig, stats: ReadStats) -> None:
+    def __init__(self, config: ConsulConfig, budget: ReadBudget, stats: ReadStats) -> None:
         self._config = config
+        self._budget = budget
         self._stats = stats
         self._http = _Transport(config)
 
     async def close(self) -> None:
         await self._http.close()
 
+    def delay(self, urgency: Urgency) -> float:
+        """Seconds until something of this urgency may be asked."""
+        return self._budget.delay(urgency)
+
     async def names(self, index: int = 0, wait: float = 0) -> Answer[dict[str, frozenset[str]]]:
         """The names of all services, with their tags: wakes when any registration changes."""
-        return await self._get("/v1/catalog/services", [], index, wait, parse_names)
+        return await self._get(Query("/v1/catalog/services", Urgency.HINT, index, wait), parse_names)
+
+    async def imported(self) -> Answer[Peering]:
+        """What the configured peer exports to us, and whether it can be heard; from the leader, who alone knows."""
+        partition = (("partition", self._config.partition),) if self._config.partition else ()
+        path = f"/v1/peering/{self._config.peer}"
+        return await self._get(Query(path, Urgency.HINT, stale=False, apart=True, options=partition), parse_peering)
 
     async def troubles(self, index: int = 0, wait: float = 0) -> Answer[Checks]:
         """All checks that do not pass: wakes when the status of any check changes."""
-        return await self._get("/v1/health/state/any", [("filter", 'Status != "passing"')], index, wait, parse_checks)
+        some = (("filter", 'Status != "passing"'),)
+        return await self._get(Query("/v1/health/state/any", Urgency.HINT, index, wait, options=some), parse_checks)
 
     async def checks(self) -> Answer[Checks]:
         """All checks, the passing ones too: some 400 bytes for each, and what it has to say."""
-        return await self._get("/v1/health/state/any", [], 0, 0, parse_checks)
+        return await self._get(Query("/v1/health/state/any", Urgency.HINT), parse_checks)
 
-    async def instances(self, service: str, index: int = 0, wait: float = 0) -> Answer[Listing]:
-        """The instances of one service, whatever their health."""
-        return await self._get(f"/v1/health/service/{service}", [], index, wait, parse_listing)
+    async def nodes(self, index: int = 0, wait: float = 0) -> Answer[dict[str, int]]:
+        """All nodes, each with the index of its last change: wakes when one comes, goes or is registered otherwise."""
+        return await self._get(Query("/v1/catalog/nodes", Urgency.HINT, index, wait), parse_nodes)
+
+    async def watch(self, service: str, index: int, wait: float) -> Answer[Listing]:
+        """The instances of one service, whatever their health, as soon as anything about them is not as at this index."""
+        cached = (("cached", ""),) if index and self._config.agent_cache else ()
+        return await self._get(Query(_of(service), Urgency.NAMED, index, wait, options=cached), parse_listing)
+
+    async def instances(self, service: str, urgency: Urgency = Urgency.NAMED, known: int = 0) -> Answer[Listing] | None:
+        """The same, at once. None when nothing of it has changed since the answer with the index `known`.
+
+        A service's index is that of the last write to Consul that concerns it, so an answer with the same one is not even
+        decoded; unless ACLs may have taken something away from it, which moves no index.
+        """
+        return await self._ask(
+            Query(_of(service), urgency),
+            parse_listing,
+            lambda said: said.index == known > 0 and said.filtered is False,
+        )
 
     async def instances_for_certain(self, service: str) -> Answer[Listing]:
         """The same, at once and from the leader: behind no other answer, and it says whether ACLs filtered it."""
-        return await self._get(f"/v1/health/service/{service}", [], 0, 0, parse_listing, stale=False)
+        return await self._get(Query(_of(service), Urgency.NAMED, stale=False), parse_listing)
 
-    async def _get(
-        self,
-        path: str,
-        params: Params,
-        index: int,
-        wait: float,
-        decode: Callable[[bytes], T],
-        *,
-        stale: bool = True,
-    ) -> Answer[T]:
-        within = read_timeout(wait if index else self._config.heartbeat)
-        asked = f"consul at {self._config.address}: GET {path}"
+    async def own_datacenter(self) -> str:
+        """The datacenter of the agent that is asked; empty where the token may not know."""
         try:
-            answer = await self._http.get(
-                lambda response: self._read(response, decode),
-                path,
-                params=self._params(index, wait, stale) + params,
+            return (await self._get(Query("/v1/agent/self", Urgency.HINT, apart=True), parse_self)).value
+        except RefusedError:
+            # Where the servers are may be known to whoever may read services and nodes.
+            servers = await self._get(Query(_of("consul"), Urgency.HINT, apart=True), parse_listing)
+            return next((e.node.datacenter for e in servers.value.entries), "")
+
+    async def _get(self, query: Query, decode: Callable[[bytes], T]) -> Answer[T]:
+        answer = await self._ask(query, decode, lambda _: False)
+        if answer is None:
+            raise AssertionError("nothing was to be skipped")
+        return answer
+
+    async def _ask(self, query: Query, decode: Callable[[bytes], T], skip: Callable[[Said], bool]) -> Answer[T] | None:
+        within = read_timeout(query.wait if query.index else self._config.heartbeat)
+        asked = f"consul at {self._config.address}: GET {query.path}"
+        await self._budget.ready(query.urgency)
+        if not query.index:
+            self._budget.spend()
+        try:
+            said, answer = await self._http.get(
+                lambda response: self._read(query, response, decode, skip),
+                query.path,
+                params=query.params(self._config),
                 headers={"X-Consul-Token": self._config.token} if self._config.token else None,
                 connections_timeout=within,
             )
@@ -112,8 +155,11 @@ class ConsulApi:
         except (aiohttp.ClientError, OSError, ssl.SSLError) as e:
             self._stats.failed()
             raise AdapterError(f"{asked}: {str(e) or type(e).__name__}") from e
+        finally:
+            if query.index:
+                self._budget.spend()
         self._stats.read()
-        if index and answer.index != index:
+        if query.index and said.index != query.index:
             self._stats.wake_up()
         return answer
 
@@ -121,61 +167,28 @@ class ConsulApi:
         """What a server answers may repeat what it was sent."""
         return text.replace(self._config.token, "***") if self._config.token else text
 
-    def _params(self, index: int, wait: float, stale: bool) -> Params:
-        config = self._config
-        params = [("dc", config.datacenter), ("ns", config.namespace), ("partition", config.partition)]
-        params = [(k, v) for k, v in params if v]
-        if config.consistency == "consistent" or (config.consistency == "stale" and stale):
-            params.append((config.consistency, ""))
-        if index:
-            params += [("index", str(index)), ("wait", f"{int(wait * 1000)}ms")]
-        return params
-
-    def _read(self, response: base.Response, decode: Callable[[bytes], T]) -> Answer[T]:
-        headers: Mapping[str, str] = response.headers
+    def _read(
+        self, query: Query, response: base.Response, decode: Callable[[bytes], T], skip: Callable[[Said], bool]
+    ) -> tuple[Said, Answer[T] | None]:
         if response.code != 200:
-            raise _failure(response.code, response.body)
-        index = headers.get("X-Consul-Index", "")
-        if not (index.isascii() and index.isdigit() and len(index) <= 20):
-            raise AdapterError(f"no X-Consul-Index in the answer ({index!r}); is this Consul?")
-        last_contact = headers.get("X-Consul-LastContact", "")
-        seconds = int(last_contact) / 1000 if last_contact.isascii() and last_contact.isdigit() else 0.0
-        if seconds > self._config.max_stale:
+            raise refusal(response.code, response.body)
+        said = parse_headers(response.headers, with_token=bool(self._config.token), indexed=not query.apart)
+        if said.age > self._config.max_stale:
             raise AdapterError(
-                f"the server that answered last heard of a leader {seconds:.0f} s ago; max_stale is "
-                f"{self._config.max_stale:g} s"
+                f"the answer may be {said.age:.0f} s old, for whoever gave it last heard from a leader or a server then; "
+                f"max_stale is {self._config.max_stale:g} s"
             )
+        if skip(said):
+            return said, None
         try:
             value = decode(response.body)
         except msgspec.DecodeError as e:
             raise AdapterError(f"the answer is not what Consul documents: {e}") from e
-        return Answer(value, int(index), headers.get("X-Consul-KnownLeader", "true") == "true", self._filtered(headers))
-
-    def _filtered(self, headers: Mapping[str, str]) -> bool | None:
-        if headers.get("X-Consul-Results-Filtered-By-ACLs") == "true":
-            return True
-        policy = headers.get("X-Consul-Default-ACL-Policy")
-        if not policy:
-            return False  # there are no ACLs
-        if not self._config.token and policy == "deny":
-            return None  # Consul tells those only whom it knows
-        if headers.get("X-Consul-Query-Backend") == "streaming":
-            return None  # blocking queries about one service never tell
-        return False
+        return said, Answer(value, said.index, said.current, said.filtered)
 
 
-def _failure(status: int, body: bytes) -> AdapterError:
-    said = " ".join(body[:300].decode(errors="replace").split())
-    text = f"{status} {said}".strip()
-    if status == 403:
-        return RefusedError(f"{text} (the token is unknown, expired or lacks service and node read)")
-    if status == 429:
-        return AdapterError(f"{text} (a limit of the agent; see max_connections and limits.http_max_conns_per_client)")
-    if 300 <= status < 400:
-        return RefusedError(f"{text}: a redirection, which is not followed; is this Consul?")
-    if status in (400, 401, 404, 405):
-        return RefusedError(text)
-    return AdapterError(text)
+def _of(service: str) -> str:
+    return f"/v1/health/service/{service}"
 
 
 class _Transport(aio.HTTPClient):
@@ -187,6 +200,7 @@ class _Transport(aio.HTTPClient):
         port = parts.port or (8501 if parts.scheme == "https" else 8500)
         base.HTTPClient.__init__(self, f"[{host}]" if ":" in host else host, port, parts.scheme)
         self._server_name = config.tls_server_name or None
+        self._body_within = read_timeout(config.heartbeat)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=config.max_connections,
@@ -217,8 +231,16 @@ class _Transport(aio.HTTPClient):
             timeout=aiohttp.ClientTimeout(total=connections_timeout, sock_connect=CONNECT_TIMEOUT),
         ) as response:
             body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise AdapterError(f"the answer is larger than {MAX_BODY // 1024 // 1024} MiB")
+            # A blocking query may wait for long before its answer begins, and not in the middle of it.
+            limit = asyncio.timeout(self._body_within)
+            try:
+                async with limit:
+                    async for chunk in response.content.iter_any():
+                        body += chunk
+                        if len(body) > MAX_BODY:
+                            raise AdapterError(f"the answer is larger than {MAX_BODY // 1024 // 1024} MiB")
+            except TimeoutError as e:
+                if not limit.expired():
+                    raise
+                raise AdapterError(f"the answer began, and was not complete within {self._body_within:.1f} s") from e
             return callback(base.Response(response.status, response.headers, body))

@@ -1,15 +1,17 @@
 """Which of the services that have no blocking query of their own are to be read, and when.
 
-Two blocking queries are always under way: the list of services, and the checks that do not pass. The second names the services
-whose checks turned. The first says *that* registrations changed, mostly without saying whose: each write to Consul has an index,
-and a move of the list is explained when a service was read that has its index. Where nothing explains it, all checks are read
+Three blocking queries are always under way: the list of services, the checks that do not pass, and the list of nodes. The second
+names the services whose checks turned, the third the nodes that went or moved, and so the services on them: one write changes
+them all, under one index. The first says *that* registrations changed, mostly without saying whose: each write has an index, and
+a move of the list is explained when a service was read that has its index. Where nothing explains it, all checks are read
 once and compared with those that were read before: instances nearly always have a check, so an instance that came or went is
 named. What even that leaves unexplained (an address, a weight, an instance without a check) is found by a *sweep*: all that are
 not watched are read.
 
 A move may also be explained in part: some service has its index, but there were more writes than services account for. They may
 have been of another kind, or a registration hides behind one that is known. So all checks are read, and in the end all services,
-without haste, unless moves that nothing explained came just before: in a burst there is something behind most.
+without haste, unless moves that nothing explained came just before: in a burst there is something behind most. Even a move that
+is explained may hide something: one transaction may change several services, under one index. So in the end all are read.
 
 Reading all checks, and all services, is held to a share of the time: each has a bucket of seconds.
 
@@ -24,11 +26,12 @@ import asyncio
 import msgspec
 
 from isthmus.registry.adapter import AdapterError, ReadStats
-from isthmus.registry.consul.answers import Checks, changed_checks
 from isthmus.registry.consul.api import ConsulApi
 from isthmus.registry.consul.config import ConsulConfig
 from isthmus.registry.consul.known import Known
-from isthmus.registry.consul.services import LONG_WAIT, SWEPT, Services, Spawn
+from isthmus.registry.consul.lists import Checks, changed_checks
+from isthmus.registry.consul.query import Urgency
+from isthmus.registry.consul.services import LONG_WAIT, Services, Spawn
 from isthmus.registry.cursor import Bucket, full_bucket, step
 
 SETTLE = 0.025
@@ -36,6 +39,9 @@ SETTLE = 0.025
 
 HINDSIGHT, AFTERTHOUGHT = 1.0, 30.0
 """Seconds to reading all checks, and to the sweep, after a move that was explained in part."""
+
+LAST_THOUGHT = 120.0
+"""Seconds to the sweep after a move that was explained."""
 
 BURST = 1.0
 """Seconds from a move that nothing explained in which one that was explained in part is of the same burst, and to its sweep."""
@@ -46,11 +52,9 @@ CHECKS_BURST, SWEEPS_BURST, SHARE = 1.0, 2.0, 0.25
 NO_CHECKS = 60.0
 """Seconds without reading all checks, after that has failed: they may be more than an answer may hold."""
 
-UNHURRIED = 32
-"""Services that a sweep reads at a time when nobody waits for it: it leaves the better part of the time to others."""
-
 LIST_BURST, LIST_RATE = 100.0, 10.0
 TROUBLES_BURST, TROUBLES_RATE = 100.0, 10.0
+NODES_BURST, NODES_RATE = 10.0, 1.0
 """Turns of each loop, at once and per second, when what it watches changes all the time."""
 
 
@@ -80,7 +84,7 @@ class Hints:
         self._unexplained: list[_Move] = []
         self._unexplained_at = float("-inf")
         self._look = asyncio.Event()
-        self._sweep_at = self._clock() + LONG_WAIT
+        self._sweep_at = self._full_at = self._clock() + LONG_WAIT
         self._sweep_sooner = asyncio.Event()
         self._sweeping = False
         self._hurry = False
@@ -88,16 +92,21 @@ class Hints:
     async def begin(self) -> None:
         """Ask before any service is read, so that what changes meanwhile wakes the queries that follow."""
         self._troubles = await self._api.troubles()
-        names = await self._api.names()
-        self._list_index = step(0, names.index).index
-        self._known.heard_list(names.value, names.index, names.filtered)
-        self._prove_life(names.current)
-        if len(names.value) > self._config.watched:
+        self._nodes = await self._api.nodes()
+        await self.hear_names()
+        if len(self._known.names) > self._config.watched:
             await self._named_by_checks()
+
+    async def hear_names(self) -> None:
+        """Ask which services there are."""
+        answer = await self._api.names()
+        self._list_index = step(0, answer.index).index
+        self._known.heard_list(answer.value, answer.index, answer.filtered)
+        self._prove_life(answer.current)
 
     def follow(self, spawn: Spawn) -> None:
         """Go on asking, in the background."""
-        for loop in (self._follow_list, self._follow_troubles, self._look_at_checks, self._sweep):
+        for loop in (self._follow_list, self._follow_troubles, self._follow_nodes, self._look_at_checks, self._sweep):
             spawn(loop())
 
     def _prove_life(self, current: bool) -> None:
@@ -137,10 +146,24 @@ class Hints:
             index = step(index, answer.index).index
             pace = await self._pause(pace)
 
+    async def _follow_nodes(self) -> None:
+        index, before = step(0, self._nodes.index).index, self._nodes.value
+        pace = full_bucket(NODES_BURST, NODES_RATE, self._clock())
+        while True:
+            answer = await self._api.nodes(index, LONG_WAIT)
+            after = step(index, answer.index)
+            if not after.went_back:  # else a server answered that is behind
+                differ = frozenset(node for node, _ in before.items() ^ answer.value.items())
+                self._services.want(self._known.with_checks(frozenset(), differ))
+                before = answer.value
+            index = after.index
+            pace = await self._pause(pace)
+
     def _judge(self, move: _Move) -> None:
         """Decide what is to be done about a move that has had its time to be explained."""
         last, all_of_it = self._known.explained(move.before, move.after)
         if all_of_it or (move.named and move.after == move.before + 1):
+            self._sweep_in(LAST_THOUGHT)
             return
         if not last:
             self._unexplained.append(move)
@@ -164,8 +187,8 @@ class Hints:
                 if not named and self._sweeping:
                     # The sweep may have come across one service and been too early for another.
                     last = all_of_it = False
-                if not all_of_it:
-                    self._sweep_in(AFTERTHOUGHT if last or move.named else 0)
+                seconds = AFTERTHOUGHT if last or move.named else 0
+                self._sweep_in(LAST_THOUGHT if all_of_it else seconds)
 
     async def _named_by_checks(self) -> frozenset[str]:
         """The services whose checks are not what they were when all checks were read before. None of them, if it fails."""
@@ -194,13 +217,11 @@ class Hints:
                 pass
             began = self._clock()
             self._sweep_at = began + LONG_WAIT
-            # Who is not watched now: one that was until a moment ago may have changed since it was read.
-            names = self._services.unwatched
+            urgency = Urgency.SWEPT if began >= self._full_at else Urgency.PROBED
+            if urgency is Urgency.SWEPT:
+                self._full_at = self._sweep_at
             hurried, self._hurry, self._sweeping = self._hurry, False, True
-            while names:
-                at_once = len(names) if hurried or self._hurry else UNHURRIED
-                await self._services.read(names[:at_once], SWEPT)
-                del names[:at_once]
+            await self._services.sweep(urgency, lambda: hurried or self._hurry)  # noqa: B023 - awaited at once
             self._sweeping = False
             if hurried:
                 budget, wait = budget.take(self._clock(), self._clock() - began)

@@ -8,6 +8,7 @@ import msgspec
 
 from isthmus.registry.consul.answers import Listing
 from isthmus.registry.consul.parse import Parsed, Rules, cannot_be_asked_for, instance_id, parse_service
+from isthmus.registry.consul.sidecar import Sidecar, paired
 from isthmus.registry.model import Origin, Quarantined, Service, ServiceKey, Snapshot
 
 INDEXES = 2048
@@ -60,6 +61,8 @@ class Known:
         self._unaskable: tuple[Quarantined, ...] = ()
         self._reads: dict[str, _Read] = {}
         self._indexes: dict[int, None] = {}
+        self._sidecars: dict[str, dict[str, frozenset[Sidecar]]] = {}
+        """By the service before which they stand, and then by their own service."""
         self._services: dict[ServiceKey, Service] = {}
         self._changed: set[ServiceKey] = set()
         self._remarked = False
@@ -106,7 +109,7 @@ class Known:
             self._key(name, parsed, before), parsed, index, changed_at, was_filtered if filtered is None else filtered
         )
         self._reads[name] = after
-        self._replace(before.parsed if before else Parsed(None), parsed)
+        self._replace(name, before.parsed if before else Parsed(None), parsed)
         if after.filtered != was_filtered:
             self._changed.add(after.key)
         return new
@@ -119,19 +122,33 @@ class Known:
     def _forget(self, name: str) -> None:
         read = self._reads.pop(name, None)
         if read is not None:
-            self._replace(read.parsed, Parsed(None))
+            self._replace(name, read.parsed, Parsed(None))
             if read.filtered:
                 self._changed.add(read.key)
 
-    def _replace(self, old: Parsed, new: Parsed) -> None:
+    def _replace(self, name: str, old: Parsed, new: Parsed) -> None:
         if old.service != new.service:
-            if old.service is not None:
-                self._services.pop(old.service.key, None)
+            if old.service is not None and (new.service is None or old.service.key != new.service.key):
+                del self._services[old.service.key]
                 self._changed.add(old.service.key)
-            if new.service is not None:
-                self._services[new.service.key] = new.service
-                self._changed.add(new.service.key)
+            self._show(name)
+        for destination in {s.destination for s in old.sidecars ^ new.sidecars}:
+            self._sidecars.setdefault(destination, {})[name] = frozenset(
+                s for s in new.sidecars if s.destination == destination
+            )
+            self._show(destination)
         self._remarked |= old.quarantined != new.quarantined
+
+    def _show(self, name: str) -> None:
+        """Put the service into the next snapshot as it is now, with the sidecars before it."""
+        read = self._reads.get(name)
+        if read is None or read.parsed.service is None:
+            return
+        sidecars = (s for some in self._sidecars.get(name, {}).values() for s in some)
+        service = paired(read.parsed.service, sidecars)
+        if self._services.get(service.key) != service:
+            self._services[service.key] = service
+            self._changed.add(service.key)
 
     # What the reading asks.
 
@@ -156,7 +173,9 @@ class Known:
         return read.filtered or not {i.id for i in known} <= {instance_id(e) for e in listing.entries}
 
     def index(self, name: str) -> int:
-        return self._reads[name].index
+        """The index of the last answer about this service; 0 if it was never read, or ACLs had filtered that answer."""
+        read = self._reads.get(name)
+        return read.index if read and not read.filtered else 0
 
     def changed_at(self, name: str) -> float:
         """The second at which an answer about this service last said anything new; long ago if it was never read."""

@@ -1,44 +1,57 @@
-"""Consul's entries into services. Pure: what an entry means for callers is decided here and nowhere else."""
+"""Consul's entries into services. Pure: what an entry means for callers is decided here, in ports.py, place.py and sidecar.py."""
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from isthmus.registry.consul.answers import Entry, Listing, ServiceEntry, Weights
-from isthmus.registry.model import Health, Instance, Locality, Origin, Port, Protocol, Quarantined, Service, ServiceKey
-
-DYNAMIC_PORTS_FROM = 20_000
-"""Ports from here on are handed out at random (Nomad: 20000-32000, Linux and Docker: from 32768): never a service's own."""
+from isthmus.registry.address import is_host_name
+from isthmus.registry.consul.answers import Entry, Listing, Weights
+from isthmus.registry.consul.place import address_of, locality_of
+from isthmus.registry.consul.ports import DYNAMIC_PORTS_FROM, Listening, instance_ports, listening, logical_ports
+from isthmus.registry.consul.sidecar import KIND as SIDECAR_KIND
+from isthmus.registry.consul.sidecar import Sidecar, parse_sidecar
+from isthmus.registry.conventions import Convention, Said, read, shape
+from isthmus.registry.model import Health, Instance, Origin, Port, Protocol, Quarantined, Service, ServiceKey
 
 MAINTENANCE = ("_node_maintenance", "_service_maintenance:")
 """CheckIDs that `consul maint` registers, for a node and, followed by the service's id, for a service."""
 
-_HOST_NAME = re.compile(
-    r"(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
-)
+NATIVE = "connect"
+"""`tls_mode` of an instance that speaks the mutual TLS of Consul's mesh itself, at its own port."""
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What holds for every service of one origin (`ConsulConfig`)."""
+    """What holds for every service of one origin (`ConsulConfig`). `remote`: it is not in the agent's own datacenter."""
 
     default_protocol: Protocol = Protocol.HTTP
     default_port: int = 80
     namespace: str = "default"
+    remote: bool = False
+    conventions: tuple[Convention, ...] = ("k=v",)
 
 
 class Parsed(msgspec.Struct, frozen=True):
     """What became of one service. `service` is None when nothing of it can be called: no entry, only proxies, all quarantined.
 
-    `nodes` are the nodes that it has instances on: their checks are its checks too.
+    `nodes` are the nodes that it has instances on: their checks are its checks too. `sidecars` are the proxies that it is.
     """
 
     service: Service | None
     nodes: frozenset[str] = frozenset()
     quarantined: tuple[Quarantined, ...] = ()
+    sidecars: frozenset[Sidecar] = frozenset()
+
+
+class _Usable(msgspec.Struct, frozen=True):
+    """An instance that can be called: where, and the port at that address, or 0 for those it listens on."""
+
+    entry: Entry
+    listening: Listening
+    said: Said
+    address: str
+    port: int
 
 
 def cannot_be_asked_for(name: str) -> str:
@@ -49,38 +62,42 @@ def cannot_be_asked_for(name: str) -> str:
 
 
 def parse_service(origin: Origin, name: str, listing: Listing, rules: Rules) -> Parsed:
-    """All entries of one service name, as one service."""
+    """All entries of one service name, as one service. Gateways are no part of it: they stand for other services."""
     quarantined = [Quarantined(origin.name, where, reason) for where, reason in listing.unreadable]
-    entries = sorted(
-        (e for e in listing.entries if not e.service.kind),  # proxies and gateways stand for other services
-        key=instance_id,
-    )
-    usable: dict[str, tuple[Entry, str]] = {}
+    usable: dict[str, _Usable] = {}
+    sidecars: set[Sidecar] = set()
+    entries = sorted((e for e in listing.entries if e.service.kind in ("", SIDECAR_KIND)), key=instance_id)
     for entry in entries:
         try:
-            address = _address(entry)
-            if instance_id(entry) in usable:
+            if entry.service.kind == SIDECAR_KIND:
+                sidecars.add(parse_sidecar(entry, remote=rules.remote))
+            elif instance_id(entry) in usable:
                 raise ValueError("another instance has the same node and id")  # noqa: TRY301
-            usable[instance_id(entry)] = (entry, address)
+            else:
+                own = listening(entry.service)
+                said = _said(entry, own, rules)
+                usable[instance_id(entry)] = _Usable(entry, own, said, *address_of(entry, remote=rules.remote))
         except ValueError as e:
             quarantined.append(Quarantined(origin.name, entry.where, str(e)))
-    nodes = frozenset(e.node.node for e in entries)
+    nodes = frozenset(e.node.node for e in entries if not e.service.kind)
     if not usable:
-        return Parsed(None, nodes, tuple(sorted(quarantined)))
+        return Parsed(None, nodes, tuple(sorted(quarantined)), frozenset(sidecars))
 
-    port, remarks = _logical_port([e for e, _ in usable.values()], rules)
-    quarantined += [Quarantined(origin.name, where, reason) for where, reason in remarks]
-    instances = tuple(
-        _instance(origin, id_, entry, address, port.name) for id_, (entry, address) in sorted(usable.items())
+    good = list(usable.values())
+    ports, remarks = logical_ports(
+        [(u.entry, u.listening, u.said) for u in good], rules.default_protocol, rules.default_port
     )
-    first = next(iter(usable.values()))[0]
     service = Service(
-        key=ServiceKey(first.service.namespace or rules.namespace, name),
-        ports=(port,),
-        instances=instances,
-        hostnames=_hostnames(name, (e.node.datacenter for e, _ in usable.values())),
+        key=ServiceKey(good[0].entry.service.namespace or rules.namespace, name),
+        ports=tuple(sorted(ports, key=lambda p: p.number)),
+        instances=tuple(_instance(origin, id_, u, ports) for id_, u in usable.items()),
+        hostnames=_hostnames(name, [u.entry for u in good]),
     )
-    return Parsed(service, nodes, tuple(sorted(quarantined)))
+    service, further = shape(service, ports[0].name, {k: u.said for k, u in usable.items()}, DYNAMIC_PORTS_FROM)
+    remarks += [(f"service {name}, {about}", reason) for about, reason in further]
+    remarks += [(f"{u.entry.where}, {about}", reason) for u in good for about, reason in u.said.remarks]
+    quarantined += [Quarantined(origin.name, where, reason) for where, reason in remarks]
+    return Parsed(service, nodes, tuple(sorted(quarantined)), frozenset(sidecars))
 
 
 def instance_id(entry: Entry) -> str:
@@ -88,42 +105,21 @@ def instance_id(entry: Entry) -> str:
     return f"{entry.node.node}/{entry.service.id or entry.service.name}"
 
 
-def _instance(origin: Origin, id_: str, entry: Entry, address: str, port_name: str) -> Instance:
+def _instance(origin: Origin, id_: str, usable: _Usable, ports: tuple[Port, ...]) -> Instance:
+    entry = usable.entry
     health, weight = _health(entry)
     return Instance(
         id=id_,
         origin=origin.name,
-        address=address,
-        ports={port_name: entry.service.port},
+        address=usable.address,
+        ports=instance_ports(ports, usable.listening, usable.port),
         health=health,
         weight=weight,
-        locality=_locality(entry),
-        labels=_labels(entry.service),
+        locality=locality_of(entry),
+        labels=usable.said.labels,
+        tls_mode=NATIVE if entry.service.connect and entry.service.connect.native else "",
         provenance=_provenance(entry),
     )
-
-
-def _address(entry: Entry) -> str:
-    service = entry.service
-    if service.socket_path:
-        if not service.socket_path.startswith("/"):
-            raise ValueError(f"SocketPath {service.socket_path!r} is not an absolute path")
-        return f"unix://{service.socket_path}"
-    if not 1 <= service.port <= 65535:
-        raise ValueError(f"port {service.port} cannot be called: expected 1 to 65535, or a SocketPath")
-    address = service.address or entry.node.address
-    if not address:
-        raise ValueError("neither the service nor its node has an address")
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        # All digits and dots is an address with a slip in it, never a name that would resolve.
-        if not _HOST_NAME.fullmatch(address) or not re.search("[A-Za-z]", address):
-            raise ValueError(f"address {address!r} is neither an IP address nor a host name") from None
-        return address
-    if ip.is_unspecified or ip.is_multicast or "%" in address:
-        raise ValueError(f"address {address} cannot be called from elsewhere")
-    return str(ip)
 
 
 def _health(entry: Entry) -> tuple[Health, int]:
@@ -141,28 +137,13 @@ def _health(entry: Entry) -> tuple[Health, int]:
     return health, min(max(weight, 1), 128)
 
 
-def _locality(entry: Entry) -> Locality:
-    meta = entry.node.meta or {}
-    for said in (entry.service.locality, entry.node.locality):
-        if said is not None and (said.region or said.zone):
-            return Locality(said.region or entry.node.datacenter, said.zone)
-    return Locality(meta.get("region") or entry.node.datacenter, meta.get("zone", ""))
-
-
-def _labels(service: ServiceEntry) -> Mapping[str, str]:
-    """`k=v` tags, then Meta, which wins; plain tags as one label `tags`, sorted, for Consul's order changes between reads."""
-    labels: dict[str, str] = {}
-    plain: set[str] = set()
-    for tag in sorted(service.tags or ()):
-        key, equals, value = tag.partition("=")
-        if key and equals:
-            labels[key] = value
-        else:
-            plain.add(tag)
-    if plain:
-        labels["tags"] = ",".join(sorted(plain))
-    labels.update(service.meta or {})
-    return dict(sorted(labels.items()))
+def _said(entry: Entry, own: Listening, rules: Rules) -> Said:
+    service = entry.service
+    tags, meta = service.tags or (), service.meta or {}
+    said = read(rules.conventions, tags, meta, id_=service.id, port=own.number, always=("protocol",))
+    if said.unusable:
+        raise ValueError(said.unusable)
+    return said
 
 
 def _provenance(entry: Entry) -> Mapping[str, str]:
@@ -178,53 +159,16 @@ def _provenance(entry: Entry) -> Mapping[str, str]:
     return {k: v for k, v in said.items() if v}
 
 
-def _logical_port(entries: Sequence[Entry], rules: Rules) -> tuple[Port, list[tuple[str, str]]]:
-    """The one port that callers name, and what was said about it that cannot be followed, as (where, reason).
-
-    Number: Meta `port`; else the port that all instances share, unless it is a random one; else the default. Protocol: Meta
-    `protocol`, else a tag `protocol=...`, else the default. Where instances disagree the first one, by id, that says so wins.
-    """
-    remarks: list[tuple[str, str]] = []
-    numbers: list[int] = []
-    protocols: list[Protocol] = []
-    for entry in entries:
-        labels = _labels(entry.service)
-        if "port" in (entry.service.meta or {}):
-            said = labels["port"]
-            if said.isascii() and said.isdigit() and len(said) <= 5 and 1 <= int(said) <= 65535:
-                numbers.append(int(said))
-            else:
-                remarks.append(
-                    (f"{entry.where}, meta port", f"{said!r} is not a port number, 1 to 65535; not followed")
-                )
-        if said := labels.get("protocol", "").lower():
-            try:
-                protocols.append(Protocol(said))
-            except ValueError:
-                known = ", ".join(p.value for p in Protocol)
-                remarks.append((f"{entry.where}, protocol", f"{said!r} is none of {known}; taken for tcp"))
-                protocols.append(Protocol.TCP)
-    remarks += _disagreement(entries[0].service.name, "port", [str(n) for n in numbers])
-    remarks += _disagreement(entries[0].service.name, "protocol", [p.value for p in protocols])
-    protocol = protocols[0] if protocols else rules.default_protocol
-    if numbers:
-        number = numbers[0]
-    else:
-        shared = {e.service.port for e in entries if not e.service.socket_path}
-        number = shared.pop() if len(shared) == 1 and max(shared) < DYNAMIC_PORTS_FROM else rules.default_port
-    return Port(protocol.value, number, protocol), remarks
-
-
-def _disagreement(service: str, subject: str, said: Sequence[str]) -> list[tuple[str, str]]:
-    others = sorted(set(said) - set(said[:1]))
-    if not others:
-        return []
-    return [(f"service {service}, meta {subject}", f"instances disagree: {said[0]} is used, not {', '.join(others)}")]
-
-
-def _hostnames(name: str, datacenters: Iterable[str]) -> frozenset[str]:
+def _hostnames(name: str, entries: Iterable[Entry]) -> frozenset[str]:
     """The names that Consul's own DNS answers to; none where the service's name cannot be part of a host name."""
-    if not _HOST_NAME.fullmatch(f"{name}.service.consul"):
+    if not is_host_name(f"{name}.service.consul"):
         return frozenset()
     low = name.lower()
-    return frozenset({f"{low}.service.consul"} | {f"{low}.service.{dc.lower()}.consul" for dc in datacenters if dc})
+    names = set()
+    for entry in entries:
+        if peer := entry.service.peer_name or entry.node.peer_name:
+            names.add(f"{low}.service.{peer.lower()}.peer.consul")
+        else:
+            names.add(f"{low}.service.consul")
+            names.update({f"{low}.service.{entry.node.datacenter.lower()}.consul"} if entry.node.datacenter else ())
+    return frozenset(names)

@@ -1,6 +1,6 @@
 """One iteration of the adapter: its tasks, and what they have brought so far.
 
-What is read when is decided in services.py (blocking queries of single services) and hints.py (everything else).
+What is read when is decided in services.py (blocking queries of single services) and hints.py or peers.py (everything else).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from isthmus.registry.consul.config import AUDITORS, READERS, ConsulConfig
 from isthmus.registry.consul.hints import Hints
 from isthmus.registry.consul.known import Known
 from isthmus.registry.consul.parse import Rules
+from isthmus.registry.consul.peers import PeerHints
+from isthmus.registry.consul.query import Urgency
 from isthmus.registry.consul.services import Services
 from isthmus.registry.model import Origin, Snapshot
 
@@ -28,35 +30,40 @@ class Reading:
     """
 
     def __init__(
-        self, origin: Origin, config: ConsulConfig, api: ConsulApi, stats: ReadStats, formerly: frozenset[str]
+        self,
+        origin: Origin,
+        config: ConsulConfig,
+        api: ConsulApi,
+        rules: Rules,
+        stats: ReadStats,
+        *,
+        formerly: frozenset[str],
     ) -> None:
-        self._api = api
-        rules = Rules(config.default_protocol, config.default_port, config.namespace or "default")
         self._known = Known(origin, rules, formerly)
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._services = Services(api, self._known, config.watched, self._spawn, self._news.set)
-        self._hints = Hints(config, api, stats, self._known, self._services)
+        hints = PeerHints if config.peer else Hints
+        self._hints = hints(config, api, stats, self._known, self._services)
 
     async def begin(self) -> Snapshot:
         """Read everything and follow it."""
         await self._hints.begin()
-        await self._read_all(READERS)
+        await self._read_all(READERS, Urgency.NAMED)
         self._services.start_watching()
         self._hints.follow(self._spawn)
         return msgspec.structs.replace(self._known.take(), changed=None)
 
     async def audit(self) -> Snapshot:
         """Read everything once, on few connections: an iteration has the others."""
-        names = await self._api.names()
-        self._known.heard_list(names.value, names.index, names.filtered)
-        await self._read_all(AUDITORS)
+        await self._hints.hear_names()
+        await self._read_all(AUDITORS, Urgency.SWEPT)
         return msgspec.structs.replace(self._known.take(), changed=None)
 
-    async def _read_all(self, readers: int) -> None:
+    async def _read_all(self, readers: int, urgency: Urgency) -> None:
         self._services.start_readers(readers)
-        self._services.want(self.names)
+        self._services.want(self.names, urgency)
         while not self._known.complete:
             await self._next_news()
 
@@ -72,11 +79,10 @@ class Reading:
         return self._known.take()
 
     async def close(self) -> None:
-        """End every task and connection."""
+        """End every task."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._api.close()
 
     async def _next_news(self) -> None:
         self._news.clear()

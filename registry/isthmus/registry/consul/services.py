@@ -10,12 +10,14 @@ import asyncio
 import itertools
 import random
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from isthmus.registry.adapter import AdapterError
 from isthmus.registry.consul.answers import Listing
-from isthmus.registry.consul.api import Answer, ConsulApi, RefusedError
+from isthmus.registry.consul.api import Answer, ConsulApi
 from isthmus.registry.consul.known import Known
+from isthmus.registry.consul.query import Urgency
+from isthmus.registry.consul.trust import RefusedError
 from isthmus.registry.cursor import full_bucket, step
 
 LONG_WAIT = 600.0
@@ -27,15 +29,16 @@ AGAIN = 0.05
 QUIET = 5.0
 """Seconds without a change after which a watched service gives its place to one that changed."""
 
+UNHURRIED = 32
+"""Services that a sweep reads at a time when nobody waits for it."""
+
 SERVICE_BURST, SERVICE_RATE = 100.0, 10.0
 """Turns of a watch, at once and per second, when its service changes all the time."""
 
 RETRIES = (0.2, 1.0)
 """Seconds before each further attempt to read one service. The hints are not retried: they prove that Consul is alive."""
 
-NAMED, SWEPT = 0, 1
-"""How urgent a read is."""
-
+T = TypeVar("T")
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
@@ -51,9 +54,9 @@ class Services:
         self._clock = asyncio.get_running_loop().time
         self._begun = False
         self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._queue: asyncio.PriorityQueue[tuple[int, int, str]] = asyncio.PriorityQueue()
+        self._queue: asyncio.PriorityQueue[tuple[Urgency, int, str]] = asyncio.PriorityQueue()
         self._order = itertools.count()
-        self._queued: dict[str, int] = {}
+        self._queued: dict[str, Urgency] = {}
         self._being_read: set[str] = set()
 
     def start_readers(self, number: int) -> None:
@@ -66,22 +69,31 @@ class Services:
         self._begun = True
         self.watch_more()
 
-    def want(self, names: Iterable[str], urgency: int = NAMED) -> None:
+    def want(self, names: Iterable[str], urgency: Urgency = Urgency.NAMED) -> None:
         """Have these services read, unless their own blocking queries will bring what changed."""
         for name in names:
-            if name not in self._watchers and self._queued.get(name, SWEPT + 1) > urgency:
+            if name not in self._watchers and (name not in self._queued or self._queued[name] > urgency):
                 self._queued[name] = urgency
                 self._queue.put_nowait((urgency, next(self._order), name))
 
-    async def read(self, names: Iterable[str], urgency: int = NAMED) -> None:
+    async def read(self, names: Iterable[str], urgency: Urgency = Urgency.NAMED) -> None:
         """Have them read, and wait until they are."""
         names = tuple(names)
         self.want(names, urgency)
         while any(name in self._queued or name in self._being_read for name in names):  # noqa: ASYNC110 - cheaper than events
             await asyncio.sleep(AGAIN)
 
+    async def sweep(self, urgency: Urgency, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Read all that are not watched: without haste, so that the better part of the time is left to others, or all at once."""
+        # Those of now: one that was watched until a moment ago may have changed since it was read.
+        names = self._unwatched
+        while names:
+            at_once = len(names) if hurried() else UNHURRIED
+            await self.read(names[:at_once], urgency)
+            del names[:at_once]
+
     @property
-    def unwatched(self) -> list[str]:
+    def _unwatched(self) -> list[str]:
         """What is only read when somebody wants it, the liveliest first."""
         return self._known.by_liveliness((self._known.names.keys() | self._known.missing) - self._watchers.keys())
 
@@ -110,6 +122,11 @@ class Services:
             urgency, _, name = await self._queue.get()
             if self._queued.get(name) != urgency:
                 continue  # it was queued again, more urgently, and read since
+            if urgency > Urgency.NAMED and (wait := self._api.delay(urgency)):
+                # So that what a hint names does not find all readers waiting for less urgent ones.
+                self._queue.put_nowait((urgency, next(self._order), name))
+                await asyncio.sleep(min(wait, AGAIN))
+                continue
             if name in self._being_read:
                 # What is under way may be from before the change that this read is for.
                 await asyncio.sleep(AGAIN)
@@ -120,17 +137,17 @@ class Services:
                 continue
             self._being_read.add(name)
             try:
-                answer = await (self._confirm(name) if name in self._known.missing else self._ask(name))
+                answer = await (self._confirm(name) if name in self._known.missing else self._ask(name, urgency))
             finally:
                 self._being_read.discard(name)
-            if name not in self._watchers:
+            if answer is not None and name not in self._watchers:
                 self._heard(name, answer)
 
     async def _watch(self, name: str) -> None:
         index = self._known.index(name)
         pace = full_bucket(SERVICE_BURST, SERVICE_RATE, self._clock())
         while True:
-            answer = await self._ask(name, index, LONG_WAIT)
+            answer = await _patiently(lambda: self._api.watch(name, index, LONG_WAIT))  # noqa: B023 - awaited at once
             after = step(index, answer.index)
             if not after.went_back:  # else a server answered that is behind: what it says is old, so ask again
                 if answer.filtered is None and self._known.is_to_be_confirmed(name, answer.value):
@@ -140,8 +157,12 @@ class Services:
             pace, wait = pace.take(self._clock())
             await asyncio.sleep(wait)
 
-    async def _ask(self, name: str, index: int = 0, wait: float = 0) -> Answer[Listing]:
-        return await _patiently(lambda: self._api.instances(name, index, wait))
+    async def _ask(self, name: str, urgency: Urgency) -> Answer[Listing] | None:
+        # Two answers with one index are equal, by all that Consul does today. Once, checks turned without moving an index
+        # (https://github.com/hashicorp/consul/issues/300), a cluster that was restored from a backup counts anew, and rights move
+        # none. So what a hint names is read in full, and so is everything once in LONG_WAIT, and for audits.
+        known = self._known.index(name) if urgency is Urgency.PROBED else 0
+        return await _patiently(lambda: self._api.instances(name, urgency, known))
 
     async def _confirm(self, name: str) -> Answer[Listing]:
         return await _patiently(lambda: self._api.instances_for_certain(name))
@@ -165,11 +186,11 @@ class Services:
             if quietest is None or self._clock() - self._known.changed_at(quietest) < QUIET:
                 return
             self.unwatch([quietest])
-            self.want([quietest], SWEPT)  # its query may have been just about to tell something
+            self.want([quietest], Urgency.PROBED)  # its query may have been just about to tell something
         self._watchers[name] = self._spawn(self._watch(name))
 
 
-async def _patiently(ask: Callable[[], Coroutine[Any, Any, Answer[Listing]]]) -> Answer[Listing]:
+async def _patiently(ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
     for delay in RETRIES:
         try:
             return await ask()

@@ -215,6 +215,8 @@ class Watch:
     async def close(self) -> None:
         """End the stream, and wait for the tasks that gRPC has of its own for it: its core takes a moment to notice."""
         if self._call.done():
+            if self._read is not None:
+                await asyncio.gather(self._read, return_exceptions=True)  # it may have failed since anybody waited for it
             return
         self._call.cancel()
         await asyncio.gather(self.reading(), return_exceptions=True)

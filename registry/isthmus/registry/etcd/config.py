@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from isthmus.registry.conventions import Convention
 from isthmus.registry.etcd.template import Template
 from isthmus.registry.model import Protocol
 
@@ -61,6 +62,8 @@ class EtcdConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For instances that name none."""
     default_port: PortNumber = 80
     """Logical port of services whose instances do not share one."""
+    conventions: tuple[Convention, ...] = ()
+    """What other tools' metadata and tags are read for (docs/conventions.md)."""
 
     def __post_init__(self) -> None:
         parts = [urlsplit(endpoint) for endpoint in self.endpoints]

@@ -48,6 +48,7 @@ class _Below:
             namespace=prefix.namespace,
             default_protocol=prefix.default_protocol or config.default_protocol,
             default_port=prefix.default_port or config.default_port,
+            conventions=config.conventions,
         )
         if prefix.template is not None:
             self.layout = compile_template(prefix.template)

@@ -37,6 +37,7 @@ class Found(msgspec.Struct, frozen=True):
     labels: Mapping[str, str] = {}
     weight: int = 1
     hostname: str = ""
+    tags: tuple[str, ...] = ()
 
 
 Layout = Callable[[str, str, bytes], tuple[Found, ...]]

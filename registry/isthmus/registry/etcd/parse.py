@@ -10,6 +10,7 @@ from itertools import groupby
 
 import msgspec
 
+from isthmus.registry.conventions import Convention, Said, read, shape
 from isthmus.registry.etcd.layouts import Endpoint, Found, Layout, UnreadableError, clip
 from isthmus.registry.model import Health, Instance, Locality, Port, Protocol, Service, ServiceKey
 
@@ -44,6 +45,7 @@ class Rules(msgspec.Struct, frozen=True):
     namespace: str = "default"
     default_protocol: Protocol = Protocol.HTTP
     default_port: int = 80
+    conventions: tuple[Convention, ...] = ()
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -53,6 +55,8 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     instance: Instance
     rules: Rules
     hostname: str = ""
+    said: Said | None = None
+    """By the configured conventions; None where there are none."""
 
 
 class Parsed(msgspec.Struct, frozen=True):
@@ -98,6 +102,11 @@ def _claims(key: str, found: Found, rules: Rules, reasons: list[str], *, permane
         raise UnreadableError(f"service name {clip(found.service)!r}: expected 1 to 253 characters")
     endpoints = [msgspec.structs.replace(e, host=_address(e.host)) for e in found.endpoints]
     first = endpoints[0].host
+    said = _said(key, found, rules, endpoints[0].port)
+    if said is not None:
+        reasons.extend(f"{about}: {reason}" for about, reason in said.remarks)
+        if said.unusable:
+            raise UnreadableError(said.unusable)
     # The first host keeps the key as its id.
     for host, here in groupby(sorted(endpoints, key=lambda e: (e.host != first, e.host)), key=lambda e: e.host):
         id_ = key if not found.name else f"{key}#{found.name}"
@@ -107,23 +116,35 @@ def _claims(key: str, found: Found, rules: Rules, reasons: list[str], *, permane
                 id=id_ if host == first else f"{id_}@{host}",
                 origin=rules.origin,
                 address=host,
-                ports=_ports(here, rules, reasons),
+                ports=_ports(here, rules, reasons, said.protocol if said else None),
                 # Presence is all that etcd knows of health: the lease is kept alive.
                 health=Health.HEALTHY if found.weight else Health.UNHEALTHY,
                 weight=min(max(found.weight, 1), MAX_WEIGHT),
                 locality=_locality(found.labels.get("region", ""), found.labels.get("zone", "")),
-                labels=_shared_labels(tuple(sorted(found.labels.items()))),
+                labels=_shared_labels(tuple(sorted((said.labels if said else found.labels).items()))),
                 provenance=_provenance(rules.layout, permanent),
             ),
             rules=rules,
             hostname=found.hostname if _HOST_NAME.fullmatch(found.hostname) else "",
+            said=said,
         )
 
 
-def _ports(endpoints: Iterable[Endpoint], rules: Rules, reasons: list[str]) -> Mapping[str, int]:
+def _said(key: str, found: Found, rules: Rules, port: int) -> Said | None:
+    if not rules.conventions and not found.tags:
+        return None
+    id_ = key.rstrip("/").rpartition("/")[2]  # registrator's: <host>:<container>:<port>
+    said = read(rules.conventions, found.tags, found.labels, id_=id_, port=port)
+    # What the layout itself has read is not read again.
+    return msgspec.structs.replace(said, weight=None) if found.weight != 1 else said
+
+
+def _ports(
+    endpoints: Iterable[Endpoint], rules: Rules, reasons: list[str], by_convention: Protocol | None
+) -> Mapping[str, int]:
     ports: dict[str, int] = {}
     for endpoint in endpoints:
-        protocol = rules.default_protocol
+        protocol = by_convention or rules.default_protocol
         if endpoint.protocol:
             known = PROTOCOLS.get(endpoint.protocol)
             if known is None:
@@ -185,8 +206,9 @@ def _address(host: str) -> str:
 def to_service(claims: Sequence[Claim]) -> tuple[Service, tuple[str, ...]]:
     """All claims of one service, at least one, as a service, and why a port of it was left out.
 
-    A port is named for its protocol. Its number is the one that all instances share, unless it is a random one; else the
-    default. The number can be had once: the default protocol's port comes first, the others by name.
+    A port is named for its protocol. Its number is the one that all instances share, unless it is a random one; else, of a
+    single port, the one inside the container; else the default. The number can be had once: the default protocol's port comes
+    first, the others by name.
     """
     claims = sorted(claims, key=lambda c: c.instance.id)
     rules = claims[0].rules
@@ -194,12 +216,15 @@ def to_service(claims: Sequence[Claim]) -> tuple[Service, tuple[str, ...]]:
     for claim in claims:
         for name, number in claim.instance.ports.items():
             numbers.setdefault(name, set()).add(number)
+    exposed = (
+        next((c.said.exposed for c in claims if c.said is not None and c.said.exposed), 0) if len(numbers) == 1 else 0
+    )
     ports: dict[int, Port] = {}
     reasons: list[str] = []
     for name in sorted(numbers, key=lambda n: (n != rules.default_protocol.value, n)):
         shared = numbers[name] - {0}
         shares = len(shared) == 1 and max(shared) < DYNAMIC_PORTS_FROM
-        number = shared.pop() if shares else rules.default_port
+        number = shared.pop() if shares else exposed or rules.default_port
         if number in ports:
             reasons.append(f"port {number} is both {ports[number].protocol.value} and {name}; {name} is left out")
         else:
@@ -216,4 +241,7 @@ def to_service(claims: Sequence[Claim]) -> tuple[Service, tuple[str, ...]]:
         instances=tuple(instances),
         hostnames=frozenset(c.hostname for c in claims if c.hostname),
     )
+    saids = {c.instance.id: c.said for c in claims if c.said is not None}
+    service, remarks = shape(service, next(iter(ports.values())).name, saids, DYNAMIC_PORTS_FROM)
+    reasons += [f"{about}: {reason}" for about, reason in remarks]
     return service, tuple(reasons)

@@ -60,10 +60,12 @@ class Template(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight: str = ""
     labels: str = ""
     """Path of an object whose text, numbers and truth values become labels."""
+    tags: str = ""
+    """Path of a list of text, which conventions read (docs/conventions.md)."""
 
     def __post_init__(self) -> None:
         named = _pattern(self.key).groupindex
-        paths = [name for name in (*FIELDS, "labels", "each") if getattr(self, name)]
+        paths = [name for name in (*FIELDS, "labels", "tags", "each") if getattr(self, name)]
         for name in paths:
             _path(name, getattr(self, name))
         if self.value == "text" and paths:
@@ -78,7 +80,9 @@ def compile_template(template: Template) -> Layout:
     """The layout that a template describes."""
     pattern = _pattern(template.key)
     each = _path("each", template.each)
-    paths = {name: _path(name, getattr(template, name)) for name in (*FIELDS, "labels") if getattr(template, name)}
+    paths = {
+        name: _path(name, getattr(template, name)) for name in (*FIELDS, "labels", "tags") if getattr(template, name)
+    }
 
     def layout(path: str, prefix: str, value: bytes) -> tuple[Found, ...]:
         matched = pattern.fullmatch(path)
@@ -101,7 +105,13 @@ def compile_template(template: Template) -> Layout:
 def _found_in(element: object, paths: Mapping[str, Path], of_key: Mapping[str, str], *, several: bool) -> Found:
     said = {name: _scalar(name, _at(element, paths[name])) for name in FIELDS if name in paths}
     labels = scalars(_at(element, paths["labels"])) if "labels" in paths else {}
-    return _found({name: value for name, value in said.items() if value}, of_key, labels, several=several)
+    found = _found({name: value for name, value in said.items() if value}, of_key, labels, several=several)
+    tags = _at(element, paths["tags"]) if "tags" in paths else None
+    if tags is None:
+        return found
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise UnreadableError("tags: expected a list of text")
+    return msgspec.structs.replace(found, tags=tuple(tags))
 
 
 def _found(of_value: Mapping[str, str], of_key: Mapping[str, str], labels: dict[str, str], *, several: bool) -> Found:

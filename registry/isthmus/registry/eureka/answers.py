@@ -262,8 +262,9 @@ def _entry(app: str, i: _Instance) -> Entry:
     metadata = _metadata(i.metadata)
     datacenter = _metadata(i.data_center_info.metadata) if i.data_center_info else {}
     port, secure_port = _port(i.port, True), _port(i.secure_port, False)
-    host = (i.host_name or "").strip()
-    app = (app or i.app or "").upper()
+    host, ip = (i.host_name or "").strip(), (i.ip_addr or "").strip()
+    vips, secure_vips = _names(i.vip_address), _names(i.secure_vip_address)
+    app = sys.intern((app or i.app or "").upper())
     id_ = i.instance_id or metadata.get("instanceId") or datacenter.get("instance-id")
     if not id_:
         if not host:
@@ -280,12 +281,12 @@ def _entry(app: str, i: _Instance) -> Entry:
             id=id_,
             status=sys.intern(status) if status in STATUSES else "UNKNOWN",
             overridden=sys.intern(overridden) if overridden in STATUSES else "UNKNOWN",
-            host=host,
-            ip=(i.ip_addr or "").strip(),
+            host=ip if host == ip else host,  # what is the same is kept once
+            ip=ip,
             port=port,
             secure_port=secure_port,
-            vips=_names(i.vip_address),
-            secure_vips=_names(i.secure_vip_address),
+            vips=vips,
+            secure_vips=vips if secure_vips == vips else secure_vips,
             metadata=metadata,
             zone=metadata.get("zone") or datacenter.get("availability-zone", ""),
             updated=i.last_updated_timestamp or 0,

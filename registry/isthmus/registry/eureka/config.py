@@ -96,6 +96,8 @@ class EurekaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_port: PortNumber = 80
     default_secure_port: PortNumber = 443
     """Logical ports of a service whose instances do not share one (README.md)."""
+    conventions: tuple[Literal["spring"], ...] = ()
+    """What other tools' metadata is read for (docs/conventions.md), beside what is read always (README.md)."""
     feed: FeedConfig | None = None
 
     def __post_init__(self) -> None:

@@ -42,11 +42,15 @@ Hear = Callable[[Change], int]
 
 
 class Feed:
-    """A server for replication. `start()` it, and `close()` it in the end."""
+    """A server for replication. `start()` it, and `close()` it in the end.
 
-    def __init__(self, config: FeedConfig, hear: Hear) -> None:
+    `refused` is called with the address of a sender that has not the right password.
+    """
+
+    def __init__(self, config: FeedConfig, hear: Hear, refused: Callable[[str], None]) -> None:
         self._config = config
         self._hear = hear
+        self._refused = refused
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -144,6 +148,7 @@ class Feed:
         except (binascii.Error, ValueError):
             said = b""
         if not hmac.compare_digest(said, f"{self._config.user}:{self._config.password}".encode()):
+            self._refused(request.remote or "")
             raise web.HTTPUnauthorized(headers={"WWW-Authenticate": 'Basic realm="eureka"'})
 
 

@@ -353,7 +353,7 @@ def overdue(leases: Mapping[Key, Lease]) -> dict[Key, float]:
     renewed = {key: lease for key, lease in leases.items() if lease.renewed and lease.renewed != lease.registered}
     newest: dict[int, int] = {}
     for lease in renewed.values():
-        newest[lease.duration] = max(lease.renewed, newest.get(lease.duration, 0))
+        newest[lease.duration] = max(lease.renewed, newest.get(lease.duration, lease.renewed))
     behind = {key: (newest[lease.duration] - lease.renewed) / 1000 / lease.duration for key, lease in renewed.items()}
     return {key: round(durations, 1) for key, durations in behind.items() if durations > 1}
 

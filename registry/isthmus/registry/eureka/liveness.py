@@ -20,13 +20,19 @@ SLACK = 2.0
 
 
 class FeedState(enum.Enum):
-    """Whether changes arrive by the feed."""
+    """Whether changes arrive by the feed. The words are what operators see."""
 
     WAITING = "waiting"
     """Nothing has arrived yet."""
-    WORKING = "working"
+    LIVE = "live"
     SILENT = "silent"
     """Nothing arrives any more, or ever did, though there are instances that should be heard of."""
+    REFUSED = "refused"
+    """Nothing arrives but from senders with a wrong password."""
+    UNAVAILABLE = "unavailable"
+    """Its address cannot be listened on."""
+    CLOSED = "closed"
+    """No server can be polled, and nothing is listened to until one can."""
 
 
 class _Beat(msgspec.Struct):
@@ -51,7 +57,12 @@ class Liveness:
     def heard(self, now: float) -> None:
         """The feed brought something."""
         self._heard_at = now
-        self.state = FeedState.WORKING
+        self.state = FeedState.LIVE
+
+    def refused(self) -> None:
+        """The feed turned a sender away; that counts while nobody else is heard."""
+        if self.state is not FeedState.LIVE:
+            self.state = FeedState.REFUSED
 
     def beat(self, key: Key, interval: int, now: float) -> None:
         """An instance renewed; it does so every `interval` seconds."""
@@ -69,7 +80,7 @@ class Liveness:
         """Time went by; `anybody` says whether there are instances that should be heard of."""
         if not anybody:
             self._heard_at = now
-        elif self.state is not FeedState.SILENT and now - self._heard_at > self._silent_after:
+        elif self.state in (FeedState.WAITING, FeedState.LIVE) and now - self._heard_at > self._silent_after:
             self.state = FeedState.SILENT
             self._beats.clear()
             self.silent = frozenset()

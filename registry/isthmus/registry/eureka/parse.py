@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
+from isthmus.registry.address import is_host_name, parse_address
+from isthmus.registry.conventions import Convention, Said, read, shape
 from isthmus.registry.eureka.answers import Record
 from isthmus.registry.model import Health, Instance, Locality, Origin, Port, Protocol, Quarantined, Service, ServiceKey
 
 DYNAMIC_PORTS_FROM = 20_000
 """Ports from here on are handed out at random (Nomad: 20000-32000, Linux and Docker: from 32768): never a service's own."""
+
+LEAST = 10
+"""Percent of its weight that an instance keeps, however old its last renewal is."""
 
 SECURE = "https"
 """Name of the logical port that stands for Eureka's secure ports."""
@@ -26,10 +30,6 @@ _HEALTH: Mapping[str, Health] = {
     "UNKNOWN": Health.UNHEALTHY,
 }
 
-_HOST_NAME = re.compile(
-    r"(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
-)
-
 
 class Rules(msgspec.Struct, frozen=True):
     """What holds for every service of one origin (`EurekaConfig`)."""
@@ -40,6 +40,7 @@ class Rules(msgspec.Struct, frozen=True):
     prefer: Literal["ip", "hostname"] = "ip"
     region: str = ""
     taper: bool = True
+    conventions: tuple[Convention, ...] = ()
 
 
 class Sighting(msgspec.Struct, frozen=True):
@@ -78,7 +79,8 @@ def parse_service(origin: Origin, app: str, sightings: Iterable[Sighting], rules
     if not usable:
         return Parsed(None, tuple(sorted(quarantined)))
     records = [s.record for s, _ in usable]
-    ports, remarks = _logical_ports(app, records, rules)
+    saids = {r.id: _said(r, rules) for r in records} if rules.conventions else {}
+    ports, remarks = _logical_ports(app, records, saids, rules)
     numbers: dict[tuple[int, int], Mapping[str, int]] = {}  # most instances have the same: kept once
     instances = []
     for sighting, address in usable:
@@ -93,25 +95,37 @@ def parse_service(origin: Origin, app: str, sightings: Iterable[Sighting], rules
                     (sighting.record.port, sighting.record.secure_port), _numbers(sighting.record, ports)
                 ),
                 health=_health(sighting),
-                weight=taper(weight, sighting.overdue),
+                weight=weight,
                 locality=Locality(rules.region, sighting.record.zone),
                 labels=sighting.record.metadata,
                 provenance=_provenance(sighting),
+                taper=taper(sighting.overdue),
             )
         )
-    quarantined += [Quarantined(origin.name, at, reason) for at, reason in remarks]
     service = Service(
         key=ServiceKey("default", app.lower()),
         ports=ports,
         instances=tuple(instances),
         hostnames=_hostnames(app, records),
     )
+    service, further = shape(service, ports[0].name, saids, DYNAMIC_PORTS_FROM)
+    remarks += [(f"application {app}, {about}", reason) for about, reason in further]
+    quarantined += [Quarantined(origin.name, at, reason) for at, reason in remarks]
     return Parsed(service, tuple(sorted(quarantined)))
 
 
-def taper(weight: int, overdue: float) -> int:
-    """The weight of an instance that has not renewed for `overdue` durations of its lease: whole up to one, least from two on."""
-    return max(1, round(weight * min(1.0, max(0.0, 2.0 - overdue))))
+def _said(record: Record, rules: Rules) -> Said:
+    """By conventions, which are not asked for what Eureka's own fields say, or what is read from the metadata anyway."""
+    own = ("port", "protocol", "secure", "weight", "zone")
+    return read(rules.conventions, (), {k: v for k, v in record.metadata.items() if k not in own}, port=record.port)
+
+
+def taper(overdue: float) -> int:
+    """Percent of its weight that an instance gets which has not renewed for `overdue` durations of its lease.
+
+    All of it up to one; from there it falls, and from two on it is the least. Never nothing: age alone proves no death.
+    """
+    return max(LEAST, round(100 * min(1.0, 2.0 - overdue)))
 
 
 def _numbers(record: Record, ports: Sequence[Port]) -> Mapping[str, int]:
@@ -129,7 +143,7 @@ def _health(sighting: Sighting) -> Health:
         return Health.DRAINING
     if sighting.silent:
         return Health.UNHEALTHY
-    return Health.DEGRADED if sighting.overdue > 1 else Health.HEALTHY
+    return Health.HEALTHY
 
 
 def _address(record: Record, rules: Rules) -> str:
@@ -142,16 +156,7 @@ def _address(record: Record, rules: Rules) -> str:
     address = either[0] or either[1]
     if not address:
         raise ValueError("neither an IP address nor a host name")
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        # All digits and dots is an address with a slip in it, never a name that would resolve.
-        if not _HOST_NAME.fullmatch(address) or not re.search("[A-Za-z]", address):
-            raise ValueError(f"address {address[:300]!r} is neither an IP address nor a host name") from None
-        return address
-    if ip.is_unspecified or ip.is_multicast or "%" in address:
-        raise ValueError(f"address {address} cannot be called from elsewhere")
-    return str(ip)
+    return parse_address(address)
 
 
 def _weight(record: Record) -> tuple[int, list[tuple[str, str]]]:
@@ -175,12 +180,14 @@ def _provenance(sighting: Sighting) -> Mapping[str, str]:
     return {k: v for k, v in said.items() if v}
 
 
-def _logical_ports(app: str, records: Sequence[Record], rules: Rules) -> tuple[tuple[Port, ...], list[tuple[str, str]]]:
+def _logical_ports(
+    app: str, records: Sequence[Record], saids: Mapping[str, Said], rules: Rules
+) -> tuple[tuple[Port, ...], list[tuple[str, str]]]:
     """The ports that callers name, and what was said about them that cannot be followed, as (where, reason).
 
     One stands for the instances' ports, and one, called https, for their secure ports. Numbers: metadata `port` for the first;
     else the one that all instances share, unless it is a random one; else the default. Protocol of the first: metadata
-    `protocol`, else the default. Where instances disagree the first one, by id, that says so wins.
+    `protocol`, else what a convention reads, else the default. Where instances disagree the first one, by id, that says so wins.
     """
     remarks: list[tuple[str, str]] = []
     numbers: list[int] = []
@@ -200,6 +207,8 @@ def _logical_ports(app: str, records: Sequence[Record], rules: Rules) -> tuple[t
                 reason = f"{said[:80]!r} is none of {known}; taken for tcp"
                 remarks.append((f"{where(record)}, metadata protocol", reason))
                 protocols.append(Protocol.TCP)
+    protocols = protocols or [said.protocol for said in saids.values() if said.protocol is not None]
+    remarks += [(f"{where(r)}, {about}", why) for r in records if r.id in saids for about, why in saids[r.id].remarks]
     remarks += _disagreement(app, "port", [str(n) for n in numbers])
     remarks += _disagreement(app, "protocol", [p.value for p in protocols])
     ports: list[Port] = []
@@ -245,4 +254,4 @@ def _hostnames(app: str, records: Iterable[Record]) -> frozenset[str]:
     """What callers of Eureka call it by: the application's name and its VIP addresses, which may end in a port."""
     said = {app} | {v for r in records for v in (*r.vips, *r.secure_vips)}
     names = {re.sub(r":\d{1,5}$", "", name).lower() for name in said}
-    return frozenset(name for name in names if _HOST_NAME.fullmatch(name) and re.search("[a-z]", name))
+    return frozenset(name for name in names if is_host_name(name) and re.search("[a-z]", name))

@@ -62,6 +62,7 @@ class Reading:
             config.region,
             # What a server says of another region's renewals is older than what it says of its own.
             taper=config.taper and not config.regions,
+            conventions=config.conventions,
         )
         self._api = EurekaApi(config, stats)
         self._clock = asyncio.get_running_loop().time
@@ -88,6 +89,8 @@ class Reading:
         await self._list_somewhere()
         if self._config.feed is not None:
             await self._listen(self._config.feed)
+        else:
+            self._stats.feed_is("")
         self._spawn(self._poll_for_ever())
         return msgspec.structs.replace(self._known.take(), changed=None)
 
@@ -135,6 +138,7 @@ class Reading:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._feed is not None:
             await self._feed.close()
+            self._stats.feed_is(FeedState.CLOSED.value)
         await self._api.close()
 
     @property
@@ -170,7 +174,7 @@ class Reading:
     def _poll_interval(self) -> float:
         if not self._deltas:
             return max(self._config.poll_interval, LISTING_PAUSE)
-        if self._config.feed is not None and self._liveness.state is FeedState.WORKING:
+        if self._config.feed is not None and self._liveness.state is FeedState.LIVE:
             return self._config.feed.poll_interval
         return self._config.poll_interval
 
@@ -238,7 +242,7 @@ class Reading:
     # The feed.
 
     async def _listen(self, config: FeedConfig) -> None:
-        self._feed = Feed(config, self._hear)
+        self._feed = Feed(config, self._hear, self._refuse)
         try:
             await self._feed.start()
         except OSError as e:
@@ -246,17 +250,21 @@ class Reading:
             log.error(  # noqa: TRY400 - for the operator the text is enough
                 "eureka.feed_unavailable", origin=self._origin.name, listen=config.listen, error=str(e)
             )
+            self._liveness.state = FeedState.UNAVAILABLE
+            self._tell_feed_state()
             return
         self._liveness = Liveness(config.silent_after, self._clock())
+        self._tell_feed_state()
         self._spawn(self._judge())
 
     def _hear(self, change: Change) -> int:
         now = self._clock()
         if self._known.full and change.action != HEARTBEAT:
             return 503
-        if self._liveness.state is not FeedState.WORKING:
+        if self._liveness.state is not FeedState.LIVE:
             log.info("eureka.feed_heard", origin=self._origin.name, before=self._liveness.state.value)
         self._liveness.heard(now)
+        self._tell_feed_state()
         understood = self._known.heard_change(change, now)
         if change.action == CANCEL:
             self._liveness.forget(change.key)
@@ -268,6 +276,16 @@ class Reading:
         self._news.set()
         return 200 if understood else 404
 
+    def _refuse(self, sender: str) -> None:
+        before = self._liveness.state
+        self._liveness.refused()
+        if self._liveness.state is not before:
+            log.warning("eureka.feed_unauthorized", origin=self._origin.name, sender=sender)
+            self._tell_feed_state()
+
+    def _tell_feed_state(self) -> None:
+        self._stats.feed_is(self._liveness.state.value)
+
     async def _judge(self) -> None:
         while True:
             await asyncio.sleep(JUDGE_EVERY)
@@ -277,9 +295,10 @@ class Reading:
                 log.warning(
                     "eureka.feed_silent",
                     origin=self._origin.name,
-                    ever_heard=before is FeedState.WORKING,
+                    ever_heard=before is FeedState.LIVE,
                     poll_interval_s=self._config.poll_interval,
                 )
+                self._tell_feed_state()
                 self._hurry.set()
             for key in self._liveness.due(self._clock())[:CHECKS]:
                 await self._ask_about(key)

@@ -1,4 +1,4 @@
-"""A directory of YAML or JSON services, or one such file, watched: the smallest example of an adapter."""
+"""Services in YAML or JSON files, watched: the smallest example of an adapter."""
 
 from isthmus.registry.file.adapter import FileAdapter, FileConfig
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from isthmus.registry.adapter import AdapterError, ReadStats
-from isthmus.registry.file.scan import SETTLE, Listing, list_files, scan
+from isthmus.registry.file.find import find
+from isthmus.registry.file.scan import SETTLE, Listing, scan
 from isthmus.registry.file.unite import United, unite
 from isthmus.registry.file.watch import Watched, watched_for, watching
 from isthmus.registry.model import Origin, Service, ServiceKey, Snapshot
@@ -23,9 +23,14 @@ TICK = 15.0
 
 
 class FileConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the services are written: a directory, of which `*.yaml`, `*.yml` and `*.json` are read, or one file."""
+    """Where the services are written: one file, a directory, a pattern (`isthmus.registry.file.find`), or several of them."""
 
-    path: str
+    path: str | tuple[str, ...]
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Each path and pattern."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class FileAdapter:
@@ -36,7 +41,7 @@ class FileAdapter:
 
     def __init__(self, origin: Origin, config: FileConfig, stats: ReadStats) -> None:
         self.origin = origin
-        self._path = Path(config.path)
+        self._patterns = config.patterns
         self._stats = stats
         self._listing = Listing()
 
@@ -72,7 +77,7 @@ class FileAdapter:
                 watched = now_watched
         except OSError as e:
             self._stats.failed()
-            raise AdapterError(f"{self.origin.name}: {self._path}: {e.strerror or e}") from None
+            raise self._error(e) from None
 
     async def listing(self) -> Snapshot:
         """What all the files say, looked at anew.
@@ -85,7 +90,7 @@ class FileAdapter:
             listing, united, _ = await self._look(self._read)
         except OSError as e:
             self._stats.failed()
-            raise AdapterError(f"{self.origin.name}: {self._path}: {e.strerror or e}") from None
+            raise self._error(e) from None
         self._stats.read()
         return Snapshot(self.origin, united.services, _cursor(listing), None, united.quarantined)
 
@@ -96,17 +101,21 @@ class FileAdapter:
             return None
         return Snapshot(self.origin, united.services, _cursor(self._listing), changed, united.quarantined)
 
+    def _error(self, error: OSError) -> AdapterError:
+        where = error.filename or ", ".join(self._patterns)
+        return AdapterError(f"{self.origin.name}: {where}: {error.strerror or error}")
+
     def _watched(self) -> Watched:
-        return watched_for(self._path, list_files(self._path))
+        return watched_for(find(self._patterns).places.values())
 
     def _read_anew(self) -> tuple[Listing, United, Watched]:
         # What is gone now went while nobody looked: the first snapshot has to be without it, for the guard to see.
         return self._read(anew=True)
 
     def _read(self, *, anew: bool = False) -> tuple[Listing, United, Watched]:
-        listing = scan(self._path, self._listing, self.origin.name, time.time(), anew=anew)
+        listing = scan(self._patterns, self._listing, self.origin.name, time.time(), anew=anew)
         documents = {name: f.document for name, f in listing.files.items() if f.document is not None}
-        return listing, unite(documents, self.origin.name), self._watched()
+        return listing, unite(documents, self.origin.name), watched_for(listing.found.places.values())
 
     async def _look(self, look: Callable[[], T]) -> T:
         """The result of `look`, at the second attempt if what was there is away: links are replaced in two steps."""

@@ -8,15 +8,17 @@ gone after the same time, because editors move the old one away before they writ
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from isthmus.registry.document import Document, Problem, parse_document
+from isthmus.registry.file.find import Found, find
 from isthmus.registry.file.unite import carry
 
 SETTLE = 0.05
@@ -25,10 +27,6 @@ LONGEST_SETTLE = 1.0
 """Seconds after which a file that never rests is read all the same."""
 MAX_BYTES = 16 * 1024 * 1024
 """Bytes that a file may have."""
-MAX_FILES = 10_000
-"""Files that a directory may have."""
-
-_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class FileState(msgspec.Struct, frozen=True):
@@ -45,10 +43,10 @@ class FileState(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """All files by name, and the directory's device and inode (zeros for a single file)."""
+    """All files by name, and where they were looked for."""
 
     files: Mapping[str, FileState] = {}
-    directory: tuple[int, int] = (0, 0)
+    found: Found = Found({}, {})
 
     @property
     def settled(self) -> bool:
@@ -62,47 +60,34 @@ class Listing(msgspec.Struct, frozen=True):
         return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
-def list_files(path: Path) -> list[Path]:
-    """The files of a directory that are read, sorted; the path itself when it is not a directory.
-
-    Raises:
-        OSError: it is not there, cannot be listed, or has too many files.
-
-    """
-    if not path.is_dir():
-        path.stat()
-        return [path]
-    files = [p for p in path.iterdir() if p.suffix in _SUFFIXES and not p.name.startswith(".") and not p.is_dir()]
-    if len(files) > MAX_FILES:
-        raise OSError(f"has {len(files)} files, at most {MAX_FILES} are read")
-    return sorted(files)
-
-
-def scan(path: Path, before: Listing, origin: str, now: float, *, anew: bool) -> Listing:
+def scan(patterns: Iterable[str], before: Listing, origin: str, now: float, *, anew: bool) -> Listing:
     """Read what changed since the listing before. `now` is the epoch second, to compare with the files' times.
 
     `anew` says that nobody looked since that listing: a file that is gone is believed gone at once.
 
     Raises:
-        OSError: the path is not there, cannot be listed, or is suddenly an empty directory.
+        OSError: a path is not there, cannot be listed, or is suddenly an empty directory.
 
     """
-    paths = list_files(path)
-    status = path.stat()
-    directory = (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else (0, 0)
-    if not paths and before.files and directory != before.directory:
-        # An unmounted volume leaves the empty directory that it was mounted on.
-        raise OSError("has become another directory, without files; one with `services: []` would be believed")
-    files = {p.name: _read(p, before.files.get(p.name, FileState()), origin, now) for p in paths}
+    found = find(patterns)
+    for pattern, place in found.places.items():
+        was = before.found.places.get(pattern)
+        if was is not None and was.files and not place.files and place.identity != was.identity:
+            # An unmounted volume leaves the empty directory that it was mounted on.
+            reason = "has become another directory, without files; one with `services: []` would be believed"
+            raise OSError(errno.ENOENT, reason, str(place.begin))
+    files = {
+        name: _read(path, name, before.files.get(name, FileState()), origin, now) for name, path in found.files.items()
+    }
     for name, state in before.files.items():
         if name not in files:
             gone_since = now if state.unsettled is None else state.unsettled
             if now - gone_since < SETTLE and not anew:
                 files[name] = msgspec.structs.replace(state, unsettled=gone_since)
-    return Listing(files, directory)
+    return Listing(files, found)
 
 
-def _read(path: Path, before: FileState, origin: str, now: float) -> FileState:
+def _read(path: Path, name: str, before: FileState, origin: str, now: float) -> FileState:
     try:
         status = path.stat()
         seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -120,7 +105,7 @@ def _read(path: Path, before: FileState, origin: str, now: float) -> FileState:
     unsettled = None if resting else now
     if digest == before.digest:
         return msgspec.structs.replace(before, seen=seen, unsettled=unsettled)
-    document = parse_document(text, origin, {"file": path.name})
+    document = parse_document(text, origin, {"file": name})
     return FileState(carry(before.document, document), seen, digest, unsettled)
 
 

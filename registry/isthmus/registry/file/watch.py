@@ -1,9 +1,9 @@
 """Noticing, by inotify, that what stands under a path may have changed.
 
 Only directories are watched, never files: a file that is replaced by renaming another over it has a new inode, which a watch on
-the old one would never hear of. Watched are the directory itself, its parent (it may be deleted and made again) and every
-directory that holds a symbolic link on the way to it or to one of its files: Kubernetes, consul-template and deployment tools
-publish a new version by swapping a link.
+the old one would never hear of. Watched are the directories that were searched, their parents (one may be deleted and made again)
+and every directory that holds a symbolic link on the way to them or to one of their files: Kubernetes, consul-template and
+deployment tools publish a new version by swapping a link.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 import msgspec
 from watchfiles import Change, awatch
 
+from isthmus.registry.file.find import Place
+
 STEP = 10
 """Milliseconds between looks at the inotify queue, and of quiet that end a burst."""
 LONGEST = 50
@@ -26,25 +28,28 @@ _MAX_LINKS = 40
 
 
 class Watched(msgspec.Struct, frozen=True):
-    """What is to be noticed: whatever happens inside `directory`, and what happens to each of `paths` itself."""
+    """What is to be noticed: whatever happens inside `directories`, and what happens to each of `paths` itself."""
 
-    directory: Path | None
+    directories: frozenset[Path]
     paths: frozenset[Path]
 
 
-def watched_for(path: Path, files: Iterable[Path]) -> Watched:
-    """What to watch for a directory, or one file, and for the `files` in it that may be links.
+def watched_for(places: Iterable[Place]) -> Watched:
+    """What to watch for the places where files were found, or would be.
 
     Raises:
         OSError: symbolic links lead round in a circle.
 
     """
     paths: set[Path] = set()
-    real = _follow(path, paths)
-    for file in files:
-        if file.is_symlink():
-            _follow(file, paths)
-    return Watched(real if real.is_dir() else None, frozenset(paths))
+    directories: set[Path] = set()
+    for place in places:
+        _follow(place.begin, paths)
+        directories.update(_follow(directory, paths) for directory in place.directories)
+        for file in place.files:
+            if file.is_symlink():
+                _follow(file, paths)
+    return Watched(frozenset(directories), frozenset(paths))
 
 
 def _follow(path: Path, passed: set[Path]) -> Path:
@@ -104,13 +109,11 @@ class Watch:
 @contextlib.asynccontextmanager
 async def watching(what: Watched) -> AsyncGenerator[Watch, None]:
     """Watch from here to the end of the block; nothing that happens in between is missed."""
-    directories = {p.parent for p in what.paths if p.parent.is_dir()}
-    if what.directory is not None:
-        directories.add(what.directory)
+    directories = {p.parent for p in what.paths if p.parent.is_dir()} | {d for d in what.directories if d.is_dir()}
 
     def concerns(_: Change, name: str) -> bool:
         path = Path(name)
-        return path in what.paths or path.parent == what.directory
+        return path in what.paths or path.parent in what.directories
 
     watch = Watch(
         what,

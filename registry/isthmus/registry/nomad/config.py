@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -11,6 +11,7 @@ from isthmus.registry.model import Protocol
 
 Seconds = Annotated[float, msgspec.Meta(ge=0.1, le=600)]
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+TagConvention = Literal["k=v", "k|v", "k:v", "envoy-control", "fabio", "traefik"]
 
 LONG = 4
 """Requests that stay open: the event stream and the one that replaces it, and blocking queries."""
@@ -59,6 +60,9 @@ class NomadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For services that say nothing by a tag `protocol=...`."""
     default_port: PortNumber = 80
     """Logical port of a service that declares none by a tag `port=...` and whose instances do not share one (README.md)."""
+
+    conventions: tuple[TagConvention, ...] = ("k=v",)
+    """What other tools' tags are read for (docs/conventions.md)."""
 
     def __post_init__(self) -> None:
         try:

@@ -147,21 +147,32 @@ class Http:
 
 async def _split(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     rest = bytearray()
-    try:
-        async for chunk in response.content.iter_any():
-            rest += chunk
-            if b"\n" in chunk:
-                *lines, last = bytes(rest).split(b"\n")
-                rest = bytearray(last)
-                for line in lines:
-                    if line.strip():
-                        yield line
-            if len(rest) > MAX_BODY:
-                raise AdapterError(f"a line is larger than {MAX_BODY // 1024 // 1024} MiB")
-    except TimeoutError as e:
-        raise AdapterError(f"not even an empty line within {SILENCE:g} s") from e
+    going_on = True
+    while going_on:
+        try:
+            # Until a line is complete: bytes that never become one are as bad as none.
+            async with asyncio.timeout(SILENCE):
+                going_on = await _read_line(response.content, rest)
+        except TimeoutError as e:
+            raise AdapterError(f"not even an empty line within {SILENCE:g} s") from e
+        *lines, last = bytes(rest).split(b"\n")
+        rest = bytearray(last)
+        for line in lines:
+            if line.strip():
+                yield line
     said = bytes(rest[:300]).decode(errors="replace").strip()
     raise AdapterError(f"the server has ended the stream{': ' + said if said else ''}")
+
+
+async def _read_line(content: aiohttp.StreamReader, rest: bytearray) -> bool:
+    """Add to `rest` until the end of a line is in it; False when the stream ended before that."""
+    async for chunk in content.iter_any():
+        rest += chunk
+        if b"\n" in chunk:
+            return True
+        if len(rest) > MAX_BODY:
+            raise AdapterError(f"a line is larger than {MAX_BODY // 1024 // 1024} MiB")
+    return False
 
 
 def failure(status: int, body: bytes) -> AdapterError:

@@ -7,7 +7,6 @@ contains is skipped, and so is an answer that is older than an event. Allocation
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
 
 import msgspec
 
@@ -21,8 +20,6 @@ from isthmus.registry.nomad.spec import JobSpec, job_spec
 
 UUID_LENGTH = 36
 """To ask for an allocation by another id is an error in Nomad."""
-
-K = TypeVar("K")
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -53,7 +50,7 @@ class Known:
         self._unaskable: tuple[Quarantined, ...] = ()
         self._remarked = False
         self._namespaces: frozenset[str] = frozenset()
-        self._by_alloc: dict[str, set[ServiceName]] = {}
+        self._by_alloc: dict[str, tuple[ServiceName, ...]] = {}
         self._by_node: dict[str, set[ServiceName]] = {}
         self._by_job: dict[JobKey, set[ServiceName]] = {}
         self._missing = Missing(set(), set(), set())
@@ -287,7 +284,7 @@ class Known:
         shown = self.facts.shown(name)
         allocs, nodes = {r.alloc for r in shown}, {r.node for r in shown}
         for registration in registrations:
-            _index(self._by_alloc, registration.alloc, name, registration.alloc in allocs)
+            self._belongs_to_alloc(name, registration.alloc, related=registration.alloc in allocs)
             _index(self._by_node, registration.node, name, registration.node in nodes)
             self._belongs(name, (registration.namespace, registration.job))
             if len(registration.alloc) == UUID_LENGTH and registration.alloc not in self.facts.allocs:
@@ -296,6 +293,15 @@ class Known:
                 self._missing.nodes.add(registration.node)
             self._choose_poll(registration.alloc)
             self._forget_if_over(registration.alloc)
+
+    def _belongs_to_alloc(self, name: ServiceName, id_: str, *, related: bool) -> None:
+        # Few services of one allocation, and many allocations: a set for each would be a tenth of all memory.
+        others = tuple(n for n in self._by_alloc.get(id_, ()) if n != name)
+        names = (*others, name) if related else others
+        if names:
+            self._by_alloc[id_] = names
+        else:
+            self._by_alloc.pop(id_, None)
 
     def _belongs(self, name: ServiceName, job: JobKey) -> None:
         if job[1]:
@@ -356,7 +362,7 @@ class Known:
         self._relate(name, [registration])
 
 
-def _index(index: dict[K, set[ServiceName]], key: K, name: ServiceName, related: bool) -> None:
+def _index(index: dict[str, set[ServiceName]], key: str, name: ServiceName, related: bool) -> None:
     names = index.setdefault(key, set())
     if related:
         names.add(name)

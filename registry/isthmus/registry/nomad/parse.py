@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from isthmus.registry.address import is_host_name, parse_address
+from isthmus.registry.conventions import Convention, Said, protocol_of_port_name, read, shape
 from isthmus.registry.model import Instance, Locality, Origin, Port, Protocol, Quarantined, Service, ServiceKey
 from isthmus.registry.nomad.answers import Registration, ServiceName
 from isthmus.registry.nomad.health import Evidence, judge
@@ -15,9 +15,8 @@ from isthmus.registry.nomad.health import Evidence, judge
 DYNAMIC_PORTS_FROM = 20_000
 """Ports from here on are handed out at random (Nomad: 20000-32000, Linux and Docker: from 32768): never a service's own."""
 
-_HOST_NAME = re.compile(
-    r"(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
-)
+READ = ("port", "protocol", "weight")
+"""Keys of `key=value` tags that are read without any convention: Nomad knows no other place for them."""
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -26,6 +25,7 @@ class Rules(msgspec.Struct, frozen=True):
     default_protocol: Protocol = Protocol.HTTP
     default_port: int = 80
     region: str = ""
+    conventions: tuple[Convention, ...] = ("k=v",)
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -65,26 +65,33 @@ def parse_service(origin: Origin, name: ServiceName, listed: Sequence[Listed], r
             quarantined.append(Quarantined(origin.name, one.registration.where, str(e)))
     if not usable:
         return Parsed(None, tuple(sorted(quarantined)))
-    port, remarks = _logical_port(name, [one.registration for one, _ in usable], rules)
+    saids = {one.registration.id: _said(one, rules) for one, _ in usable}
+    port, remarks = _logical_port(name, [one for one, _ in usable], saids, rules)
     instances: list[Instance] = []
+    ports: dict[int, Mapping[str, int]] = {}  # most instances say the same: kept once
+    labels: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
     for one, address in usable:
-        weight, remark = _weight(one.registration)
+        said = saids[one.registration.id]
+        weight, remark = _weight(one.registration, said)
         remarks += remark
+        remarks += [(f"{one.registration.where}, {about}", reason) for about, reason in said.remarks]
         health, reason = judge(one.evidence, now)
         instance = Instance(
             id=one.registration.id,
             origin=origin.name,
             address=address,
-            ports={port.name: one.registration.port},
+            ports=ports.setdefault(one.registration.port, {port.name: one.registration.port}),
             health=health,
             weight=weight,
             locality=_locality(one, rules.region),
-            labels=_labels(one),
+            labels=labels.setdefault(tuple(said.labels.items()), said.labels),
             provenance=_provenance(one, reason),
         )
         instances.append(instance)
-    quarantined += [Quarantined(origin.name, where, reason) for where, reason in remarks]
     service = Service(key_of(name), (port,), tuple(instances), _hostnames(name))
+    service, said_of_ports = shape(service, port.name, saids, DYNAMIC_PORTS_FROM)
+    remarks += [(f"{name}, {about}", reason) for about, reason in said_of_ports]
+    quarantined += [Quarantined(origin.name, where, reason) for where, reason in remarks]
     return Parsed(service, tuple(sorted(quarantined)))
 
 
@@ -94,16 +101,7 @@ def _address(registration: Registration) -> str:
         raise ValueError(f"port {registration.port} cannot be called: expected 1 to 65535 (does its `port` exist?)")
     if not address:
         raise ValueError("it has no address; see address_mode of its service block")
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        # All digits and dots is an address with a slip in it, never a name that would resolve.
-        if not _HOST_NAME.fullmatch(address) or not re.search("[A-Za-z]", address):
-            raise ValueError(f"address {address[:300]!r} is neither an IP address nor a host name") from None
-        return address
-    if ip.is_unspecified or ip.is_multicast or "%" in address:
-        raise ValueError(f"address {address} cannot be called from elsewhere")
-    return str(ip)
+    return parse_address(address)
 
 
 def _locality(one: Listed, region: str) -> Locality:
@@ -112,22 +110,15 @@ def _locality(one: Listed, region: str) -> Locality:
     return Locality(region, meta.get("zone") or one.registration.datacenter, meta.get("rack", ""))
 
 
-def _labels(one: Listed) -> Mapping[str, str]:
-    """`k=v` tags; plain tags as one label `tags`, sorted; `canary` for a canary that is not promoted yet."""
-    labels: dict[str, str] = {}
-    plain: set[str] = set()
-    for tag in sorted(one.registration.tags or ()):
-        key, equals, value = tag.partition("=")
-        if key and equals:
-            labels[key] = value
-        else:
-            plain.add(tag)
-    if plain:
-        labels["tags"] = ",".join(sorted(plain))
-    alloc = one.evidence.alloc
-    if alloc is not None and alloc.deployment is not None and alloc.deployment.canary:
-        labels.setdefault("canary", "true")
-    return dict(sorted(labels.items()))
+def _said(one: Listed, rules: Rules) -> Said:
+    """By tags, for Nomad has no metadata; `canary` marks a canary that is not promoted yet."""
+    registration, alloc = one.registration, one.evidence.alloc
+    said = read(
+        rules.conventions, registration.tags or (), {}, id_=registration.id, port=registration.port, always=READ
+    )
+    if alloc is not None and alloc.deployment is not None and alloc.deployment.canary and "canary" not in said.labels:
+        return msgspec.structs.replace(said, labels=dict(sorted({**said.labels, "canary": "true"}.items())))
+    return said
 
 
 def _provenance(one: Listed, reason: str) -> Mapping[str, str]:
@@ -144,56 +135,63 @@ def _provenance(one: Listed, reason: str) -> Mapping[str, str]:
     return {k: v for k, v in said.items() if v}
 
 
-def _weight(registration: Registration) -> tuple[int, list[tuple[str, str]]]:
-    said = _tag(registration, "weight")
-    if said is None:
+def _weight(registration: Registration, said: Said) -> tuple[int, list[tuple[str, str]]]:
+    text = said.labels.get("weight")
+    if text is None or said.weight is not None:
         return 1, []
-    if said.isascii() and said.isdigit() and len(said) <= 9:
-        return min(max(int(said), 1), 128), []
-    return 1, [(f"{registration.where}, tag weight", f"{said[:100]!r} is not a whole number, 1 to 128; not followed")]
-
-
-def _tag(registration: Registration, key: str) -> str | None:
-    """The value of the tag `key=value`; the last one, in their order, as among the labels."""
-    values = sorted(t for t in registration.tags or () if t.startswith(f"{key}="))
-    return values[-1].partition("=")[2] if values else None
+    if text.isascii() and text.isdigit() and len(text) <= 9:
+        return min(max(int(text), 1), 128), []
+    return 1, [(f"{registration.where}, tag weight", f"{text[:100]!r} is not a whole number, 1 to 128; not followed")]
 
 
 def _logical_port(
-    name: ServiceName, registrations: Sequence[Registration], rules: Rules
+    name: ServiceName, listed: Sequence[Listed], saids: Mapping[str, Said], rules: Rules
 ) -> tuple[Port, list[tuple[str, str]]]:
     """The one port that callers name, and what was said about it that cannot be followed, as (where, reason).
 
     Number: a tag `port=...`; else the port that all instances share, unless it is a random one; else the default. Protocol: a tag
-    `protocol=...`, else the default. Where instances disagree the first one, by id, that says so wins.
+    `protocol=...`, else what a convention reads, else the prefix of the port's name in the job, else the default. Where instances
+    disagree the first one, by id, that says so wins.
     """
     remarks: list[tuple[str, str]] = []
     numbers: list[int] = []
     protocols: list[Protocol] = []
-    for registration in registrations:
-        if (said := _tag(registration, "port")) is not None:
-            if said.isascii() and said.isdigit() and len(said) <= 5 and 1 <= int(said) <= 65535:
-                numbers.append(int(said))
+    otherwise: list[Protocol] = []
+    for one in listed:
+        registration, said = one.registration, saids[one.registration.id]
+        if (text := said.labels.get("port")) is not None:
+            if text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535:
+                numbers.append(int(text))
             else:
-                reason = f"{said[:100]!r} is not a port number, 1 to 65535; not followed"
+                reason = f"{text[:100]!r} is not a port number, 1 to 65535; not followed"
                 remarks.append((f"{registration.where}, tag port", reason))
-        if said := (_tag(registration, "protocol") or "").lower():
+        if text := said.labels.get("protocol", "").lower():
             try:
-                protocols.append(Protocol(said))
+                protocols.append(Protocol(text))
             except ValueError:
                 known = ", ".join(p.value for p in Protocol)
-                reason = f"{said[:100]!r} is none of {known}; taken for tcp"
+                reason = f"{text[:100]!r} is none of {known}; taken for tcp"
                 remarks.append((f"{registration.where}, tag protocol", reason))
                 protocols.append(Protocol.TCP)
+        elif told := said.protocol or _by_port_name(one):
+            otherwise.append(told)
+    protocols = protocols or otherwise
     remarks += _disagreement(name, "port", [str(n) for n in numbers])
     remarks += _disagreement(name, "protocol", [p.value for p in protocols])
     protocol = protocols[0] if protocols else rules.default_protocol
-    shared = {r.port for r in registrations}
+    shared = {one.registration.port for one in listed}
     if numbers:
         number = numbers[0]
     else:
         number = shared.pop() if len(shared) == 1 and max(shared) < DYNAMIC_PORTS_FROM else rules.default_port
     return Port(protocol.value, number, protocol), remarks
+
+
+def _by_port_name(one: Listed) -> Protocol | None:
+    alloc, spec = one.evidence.alloc, one.evidence.spec
+    if alloc is None or spec is None:
+        return None
+    return protocol_of_port_name(spec.port_of(alloc.group, one.registration.service))
 
 
 def _disagreement(name: ServiceName, subject: str, said: Sequence[str]) -> list[tuple[str, str]]:
@@ -207,4 +205,4 @@ def _hostnames(name: ServiceName) -> frozenset[str]:
     """Names made like Consul's, for Nomad has no DNS of its own; the short one is the default namespace's."""
     low, namespace = name.name.lower(), name.namespace.lower()
     names = {f"{low}.{namespace}.service.nomad"} | ({f"{low}.service.nomad"} if namespace == "default" else set())
-    return frozenset(n for n in names if _HOST_NAME.fullmatch(n))
+    return frozenset(n for n in names if is_host_name(n))

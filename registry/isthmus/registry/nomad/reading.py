@@ -41,7 +41,7 @@ class Reading:
         self._config = config
         self._api = api
         self._stats = stats
-        rules = Rules(config.default_protocol, config.default_port)
+        rules = Rules(config.default_protocol, config.default_port, conventions=config.conventions)
         self._known = Known(origin, rules, config.drain_limit, memory)
         self._clock = asyncio.get_running_loop().time
         self._news = asyncio.Event()

@@ -17,6 +17,8 @@ class ServicePattern(msgspec.Struct, frozen=True):
     group: str
     name: re.Pattern[str]
     checked: bool
+    port: str = ""
+    """What the job calls the service's port."""
 
 
 class JobSpec(msgspec.Struct, frozen=True):
@@ -35,6 +37,11 @@ class JobSpec(msgspec.Struct, frozen=True):
         """Whether Nomad runs checks for this service of this group."""
         return any(s.checked and s.group == group and s.name.fullmatch(service) for s in self.services)
 
+    def port_of(self, group: str, service: str) -> str:
+        """What the job calls the port of this service of this group; empty where it gives a number, or none."""
+        ports = (s.port for s in self.services if s.group == group and s.name.fullmatch(service))
+        return next((port for port in ports if not port.isdigit()), "")
+
     def checks_any(self, group: str) -> bool:
         """Whether Nomad runs checks for any service of this group."""
         return any(s.checked and s.group == group for s in self.services)
@@ -45,7 +52,7 @@ def job_spec(job: Job) -> JobSpec | None:
     if job.stop:
         return None
     services = [
-        ServicePattern(group.name, _pattern(service.name), bool(service.checks))
+        ServicePattern(group.name, _pattern(service.name), bool(service.checks), service.port_label)
         for group in job.groups or ()
         for service in [*(group.services or ()), *(s for task in group.tasks or () for s in task.services or ())]
         if service.provider == "nomad"

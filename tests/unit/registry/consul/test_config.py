@@ -34,6 +34,18 @@ def test_an_empty_configuration_is_the_agent_of_this_machine() -> None:
         ({"address": "https://consul", "cert_file": "x"}, "both or none"),
         ({"ca_file": "ca.pem"}, "https://"),
         ({"token": "read-from-a-file\n"}, "token"),
+        ({"max_reads_per_minute": 5}, "max_reads_per_minute"),
+        ({"datacenter": "dc1", "datacenters": ["dc2"]}, "one of them"),
+        ({"datacenter": "dc1", "peer": "east"}, "one of them"),
+        ({"peer": "east", "peers": ["west"]}, "peer or peers"),
+        ({"datacenters": ["dc1", "dc1"]}, "each of them once"),
+        ({"peers": ["east/../agent"]}, "letters, digits"),
+        ({"peer": ".."}, "letters, digits"),
+        ({"datacenters": [""]}, "letters, digits"),
+        ({"datacenters": ["dc1", "dc2"], "max_connections": 45}, "max_connections: expected at least 23 for each"),
+        ({"peers": ["east"], "max_reads_per_minute": 200}, "max_reads_per_minute: expected at least 120 for each"),
+        ({"namespace": "*"}, "registry of its own"),
+        ({"agent_cache": True, "consistency": "consistent"}, "cannot be consistent"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], words: str) -> None:

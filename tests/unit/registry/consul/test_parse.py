@@ -153,9 +153,17 @@ def test_the_same_service_id_on_two_nodes_is_two_instances() -> None:
     assert [i.id for i in service.instances] == ["n1/web-1", "n2/web-1"]
 
 
-@pytest.mark.parametrize("kind", ["connect-proxy", "mesh-gateway", "terminating-gateway", "api-gateway"])
-def test_proxies_and_gateways_are_no_services(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["mesh-gateway", "terminating-gateway", "ingress-gateway", "api-gateway", "new"])
+def test_gateways_are_no_services(kind: str) -> None:
+    """Nor is it somebody's mistake that they are there."""
     assert parse(mk_entry(Kind=kind)) == Parsed(None)
+
+
+def test_an_instance_that_speaks_consuls_mutual_tls_itself_says_so() -> None:
+    service = the_service(
+        mk_entry("a", Connect={"Native": True}), mk_entry("b", Connect={}), mk_entry("c", Connect=None)
+    )
+    assert [i.tls_mode for i in service.instances] == ["connect", "", ""]
 
 
 def test_no_entry_is_no_service() -> None:
@@ -250,6 +258,10 @@ def test_instances_that_disagree_about_the_port_are_reported() -> None:
 
 def test_hostnames_are_those_of_consuls_dns() -> None:
     assert the_service(mk_entry()).hostnames == {"web.service.consul", "web.service.dc1.consul"}
+
+
+def test_what_a_peer_exports_has_the_names_of_its_dns() -> None:
+    assert the_service(mk_entry(PeerName="east")).hostnames == {"web.service.east.peer.consul"}
 
 
 def test_the_entrys_own_namespace_is_the_services() -> None:

@@ -23,6 +23,7 @@ class ScriptedConsul:
 
     `failures` counts the requests about each service that are still to fail. `asked` holds the index of each query about a
     service. `headers` are on every answer to a blocking query about a service, `hidden` services have no instance in these.
+    `nodes` are the indexes at which nodes were registered, at `node_index`.
     """
 
     def __init__(self, **ports: int) -> None:
@@ -35,6 +36,9 @@ class ScriptedConsul:
         self.checks_fail = False
         self.headers: dict[str, str] = {}
         self.hidden: set[str] = set()
+        self.nodes = {"n1": 10}
+        self.node_index = 10
+        self.asked_nodes = 0
         self._said = asyncio.Condition()
 
     async def say(self, service: str, port: int, index: int) -> None:
@@ -49,6 +53,12 @@ class ScriptedConsul:
             self.index, self.list_fails = index, fails
             self._said.notify_all()
 
+    async def say_nodes(self, index: int, **nodes: int) -> None:
+        """These are the nodes, registered at these indexes."""
+        async with self._said:
+            self.nodes, self.node_index = nodes, index
+            self._said.notify_all()
+
     async def answer(self, request: web.Request) -> web.StreamResponse:
         asked = int(request.query.get("index", 0))
         match request.path.strip("/").split("/"):
@@ -57,6 +67,10 @@ class ScriptedConsul:
                 if self.list_fails:
                     return web.Response(status=500, text="No cluster leader")
                 return self._json({name: [] for name in self.ports}, self.index)
+            case ["v1", "catalog", "nodes"]:
+                self.asked_nodes += 1
+                await self._blocked(lambda: asked == self.node_index)
+                return self._json([{"Node": n, "ModifyIndex": i} for n, i in self.nodes.items()], self.node_index)
             case ["v1", "health", "state", "any"]:
                 await self._blocked(lambda: asked > 0)
                 if self.checks_fail and "filter" not in request.query:
@@ -84,12 +98,18 @@ class ScriptedConsul:
 
 
 @contextlib.asynccontextmanager
-async def reading(consul: ScriptedConsul, max_connections: int = 160) -> AsyncIterator[tuple[Following, OriginStatus]]:
+async def reading(
+    consul: ScriptedConsul, max_connections: int = 160, max_reads_per_minute: int = 20_000
+) -> AsyncIterator[tuple[Following, OriginStatus]]:
     app = web.Application()
     app.router.add_get("/{path:.*}", consul.answer)
     async with TestServer(app, host="127.0.0.1") as server:
         stats = OriginStatus(Origin("dc1", "consul"))
-        config = ConsulConfig(address=f"http://127.0.0.1:{server.port}", max_connections=max_connections)
+        config = ConsulConfig(
+            address=f"http://127.0.0.1:{server.port}",
+            max_connections=max_connections,
+            max_reads_per_minute=max_reads_per_minute,
+        )
         async with following(ConsulAdapter(stats.origin, config, stats)) as seen:
             await eventually(lambda: seen.snapshots or seen.error, "a first snapshot or an error")
             yield seen, stats
@@ -183,9 +203,73 @@ async def test_all_services_are_read_when_all_checks_cannot_be() -> None:
     """They may be more than an answer may hold: that is no failure of the registry."""
     consul = ScriptedConsul(web=80, api=81)
     consul.checks_fail = True
-    async with reading(consul, max_connections=22) as (seen, stats):
+    async with reading(consul, max_connections=23) as (seen, stats):
         await consul.say("web", 82, 20)
         await consul.say_list(20)
         await eventually(lambda: seen.addresses("web") == {"10.0.0.1": 82}, "the change")
         assert stats.errors >= 1
         assert not seen.error
+
+
+UNWATCHED = 23
+"""Connections with which no service has a blocking query of its own."""
+
+
+async def test_a_node_that_changes_has_the_services_on_it_read() -> None:
+    """All of them change by one write, so one that is known to have does not explain it."""
+    consul = ScriptedConsul(**{f"svc-{n}": 80 for n in range(20)})
+    async with reading(consul, UNWATCHED) as (seen, _):
+        consul.ports = dict.fromkeys(consul.ports, 81)
+        consul.indexes = dict.fromkeys(consul.ports, 11)
+        await consul.say_nodes(11, n1=11)
+        await eventually(lambda: all(seen.addresses(n) == {"10.0.0.1": 81} for n in consul.ports), "all were read")
+        reads = sum(len(asked) for asked in consul.asked.values())
+        await consul.say_nodes(12, n1=11, n2=12)
+        await consul.say_nodes(13, n1=11, n2=12, n3=13)
+        await eventually(lambda: consul.asked_nodes >= 3, "the list of nodes was read again")
+        assert sum(len(asked) for asked in consul.asked.values()) == reads, "a node without services concerns none"
+
+
+async def test_a_sweep_takes_an_equal_index_for_an_equal_service_and_a_hint_does_not() -> None:
+    """Hints name what changed, so what they name is looked at whatever its index is."""
+    consul = ScriptedConsul(web=80, api=81)
+    async with reading(consul, UNWATCHED) as (seen, stats):
+        before = stats.reads
+        consul.ports["web"] = 82  # at the index that it has already
+        await consul.say("api", 83, 20)
+        await consul.say_list(20)
+        await eventually(lambda: seen.addresses("api") == {"10.0.0.1": 83}, "a sweep has read all")
+        await eventually(lambda: stats.reads >= before + 4, "the list, all checks, and both services")
+        assert seen.addresses("web") == {"10.0.0.1": 80}
+        await consul.say_nodes(21, n1=21)
+        await eventually(lambda: seen.addresses("web") == {"10.0.0.1": 82}, "what is named is read in full")
+        assert stats.errors == 0
+
+
+async def test_an_audit_looks_at_everything_whatever_its_index() -> None:
+    consul = ScriptedConsul(web=80)
+    app = web.Application()
+    app.router.add_get("/{path:.*}", consul.answer)
+    async with TestServer(app, host="127.0.0.1") as server:
+        stats = OriginStatus(Origin("dc1", "consul"))
+        adapter = ConsulAdapter(stats.origin, ConsulConfig(address=f"http://127.0.0.1:{server.port}"), stats)
+        async with following(adapter) as seen:
+            await eventually(lambda: seen.snapshots, "a first snapshot")
+            consul.ports["web"] = 82
+            listed = await adapter.listing()
+        assert [i.ports["http"] for s in listed.services.values() for i in s.instances] == [82]
+
+
+async def test_what_is_named_is_read_while_a_sweep_waits_for_the_budget() -> None:
+    """Of 480 reads a minute 120 may be made at once, and sweeps leave half of these to what is more urgent."""
+    consul = ScriptedConsul(**{f"svc-{n:02}": 80 for n in range(60)})
+    async with reading(consul, UNWATCHED, 480) as (seen, stats):
+        await consul.say("svc-30", 80, 20)
+        await consul.say_list(30)  # nothing explains it, so everything is swept
+        await eventually(lambda: stats.delays, "the sweep has to wait")
+        consul.ports = dict.fromkeys(consul.ports, 81)
+        await consul.say_nodes(31, n1=31)
+        await eventually(
+            lambda: len({n for n in consul.ports if seen.addresses(n) == {"10.0.0.1": 81}}) >= 20, "news", 5
+        )
+        assert stats.reads <= 130

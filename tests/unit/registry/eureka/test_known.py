@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from isthmus.registry.eureka.answers import Application, Entry, Lease, Record
@@ -19,7 +19,7 @@ from isthmus.registry.eureka.replication import (
     STATUS_UPDATE,
     Change,
 )
-from isthmus.registry.model import Health, Origin, Snapshot
+from isthmus.registry.model import Origin, Snapshot
 from tests.unit.registry.eureka.test_parse import mk_record
 
 KEY = ("WEB", "web-1")
@@ -297,11 +297,39 @@ def test_who_has_not_renewed_yet_is_not_overdue() -> None:
     assert overdue(leases(a=(90, 1_000_000)) | {("WEB", "new"): Lease(30, 90, 500_000, 500_000)}) == {}
 
 
+def tapers(snapshot: Snapshot) -> dict[str, int]:
+    """Percent of its weight that each instance gets."""
+    return {i.id: i.taper for s in snapshot.services.values() for i in s.instances}
+
+
 def test_overdue_instances_get_less_until_they_renew() -> None:
-    known = listed(mk_entry(1, renewed=1_000_000), mk_entry(2, renewed=800_000))
-    assert health(known.take()) == {"web-1": "healthy", "web-2": Health.DEGRADED.value}
+    known = listed(mk_entry(1, renewed=1_000_000), mk_entry(2, renewed=865_000))
+    snapshot = known.take()
+    assert tapers(snapshot) == {"web-1": 100, "web-2": 50}
+    assert health(snapshot) == {"web-1": "healthy", "web-2": "healthy"}
     known.heard_all(listing(mk_entry(1, renewed=1_000_000), mk_entry(2, renewed=990_000)), "", 9.0, watched=False)
-    assert health(known.take()) == {"web-1": "healthy", "web-2": "healthy"}
+    assert tapers(known.take()) == {"web-1": 100, "web-2": 100}
+
+
+@given(
+    st.dictionaries(st.text("abc", min_size=1), st.tuples(st.sampled_from([30, 90]), st.integers(2, 10**9))),
+    st.integers(-(10**12), 10**13),
+)
+def test_a_servers_clock_may_be_wrong_by_any_amount(renewed: dict[str, tuple[int, int]], skew: int) -> None:
+    """Years ahead of ours or behind: renewals are compared with each other, and with nothing else."""
+    skewed = {name: (duration, at + skew) for name, (duration, at) in renewed.items()}
+    assume(all(at not in (0, 1) for _, at in skewed.values()))  # never renewed; the registration's own time
+
+    assert overdue(leases(**skewed)) == overdue(leases(**renewed))
+
+
+def test_renewals_that_reach_the_server_no_more_make_nobody_overdue() -> None:
+    """A server cut off from all of its clients goes on listing them (self-preservation): all are of one age, however old."""
+    entries = listing(*(mk_entry(n, renewed=1_000_000 + n) for n in (1, 2, 3)))
+    known = listed(*(mk_entry(n, renewed=1_000_000 + n) for n in (1, 2, 3)))
+    known.take()
+    known.heard_all(entries, "", 86_400.0, watched=False)
+    assert not known.news
 
 
 def test_an_equal_listing_is_no_news() -> None:

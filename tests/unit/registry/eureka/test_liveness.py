@@ -81,7 +81,7 @@ def test_a_feed_that_never_brought_anything_is_silent() -> None:
         liveness.tick(now, anybody=True)
         states.append(liveness.state)
     liveness.heard(62.0)
-    assert [*states, liveness.state] == [FeedState.WAITING, FeedState.SILENT, FeedState.WORKING]
+    assert [*states, liveness.state] == [FeedState.WAITING, FeedState.SILENT, FeedState.LIVE]
 
 
 def test_an_empty_registry_has_nothing_to_say() -> None:

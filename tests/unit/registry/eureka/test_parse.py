@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from isthmus.registry.eureka.answers import Record
-from isthmus.registry.eureka.parse import Parsed, Rules, Sighting, parse_service, taper
+from isthmus.registry.eureka.parse import LEAST, Parsed, Rules, Sighting, parse_service
 from isthmus.registry.model import Health, Instance, Locality, Origin, Port, Protocol, Service, ServiceKey
 
 ORIGIN = Origin("spring", "eureka")
@@ -80,12 +80,11 @@ def test_renewals_change_nothing_about_an_instance_that_is_not_up(status: str) -
 
 
 def test_an_overdue_renewal_tapers() -> None:
-    """Up to one duration of its lease an instance gets all of its traffic; beyond, only what the others cannot take."""
-    heavy = mk_record(metadata={"weight": "10"})
-    assert [instance(heavy, overdue=o).weight for o in (0.0, 1.0, 1.5, 2.0, 9.0)] == [10, 10, 5, 1, 1]
-    assert [instance(heavy, overdue=o).health for o in (1.0, 1.1)] == [Health.HEALTHY, Health.DEGRADED]
-    assert instance(heavy, overdue=1.1).provenance["renewal"] == "overdue"
-    assert taper(1, 1.9) == 1, "no instance loses all weight by doubt alone"
+    """Up to one duration of its lease an instance gets all of its traffic; beyond, less and less, and never nothing."""
+    record = mk_record()
+    assert [instance(record, overdue=o).taper for o in (0.0, 1.0, 1.5, 2.0, 9.0)] == [100, 100, 50, LEAST, LEAST]
+    assert instance(record, overdue=9.0).health is Health.HEALTHY, "age alone makes nobody ill"
+    assert instance(record, overdue=1.1).provenance["renewal"] == "overdue"
 
 
 def test_missed_heartbeats_make_an_instance_unhealthy() -> None:

@@ -1,0 +1,13 @@
+"""What other tools have services say about themselves in tags and metadata (docs/conventions.md). Pure.
+
+A platform's parser calls `read` for each instance, with what was registered, and takes the labels from it, and the protocol and
+the number of the port where the platform itself says none. When the service is made, `shape` gives it the rest. Without a
+convention both change nothing.
+"""
+
+from isthmus.registry.conventions.protocols import protocol_of_port_name
+from isthmus.registry.conventions.read import Convention, read
+from isthmus.registry.conventions.said import Said
+from isthmus.registry.conventions.shape import shape
+
+__all__ = ["Convention", "Said", "protocol_of_port_name", "read", "shape"]
