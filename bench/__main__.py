@@ -12,9 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import machine, rows, spine
+from bench.push import run as push
+from bench.registry import run as registry
 from bench.rows import Row
 
-BENCHES: dict[str, Callable[[], Coroutine[None, None, list[Row]]]] = {"spine": spine.run}
+BENCHES: dict[str, Callable[[], Coroutine[None, None, list[Row]]]] = {
+    "push": push.run,
+    "registry": registry.run,
+    "spine": spine.run,
+}
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from isthmus.xds.resource import TypeUrl
-from isthmus.xds.server.server import DELTA_PATH
+from isthmus.xds.server.services import DELTA_PATH
 from isthmus.xds.translate.listeners import OUTBOUND_HTTP
 
 _OPTIONS = (

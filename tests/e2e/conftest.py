@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from isthmus.bridge.bridge import Bridge
-from isthmus.bridge.config import Config, ConsulRegistry, ListenConfig, MeshConfig
+from isthmus.bridge.config import Config, ConsulRegistry, ListenConfig, MeshConfig, XdsConfig
 from isthmus.registry.guard import GuardRules
+from tests.e2e.scripted import Scripted
 from tests.servers.consul import Consul
 from tests.servers.envoy import LATEST, Envoy
 from tests.servers.process import free_port
@@ -34,7 +35,7 @@ class Mesh:
     async def start_bridge(self) -> None:
         """Start it, at the same addresses when it was started before."""
         await self.bridge.start()
-        xds, http = ListenConfig(self.bridge.xds_address), ListenConfig(self.bridge.http_address)
+        xds, http = XdsConfig(self.bridge.xds_address), ListenConfig(self.bridge.http_address)
         self.config = msgspec.structs.replace(self.config, xds=xds, http=http)
 
     async def restart_bridge(self) -> None:
@@ -83,7 +84,7 @@ async def make_mesh(directory: Path, stack: AsyncExitStack) -> Mesh:
     config = Config(
         registries=(ConsulRegistry(name="consul", address=consul.address, heartbeat=1.0),),
         mesh=MeshConfig(outbound_port=free_port()),
-        xds=ListenConfig("127.0.0.1:0"),
+        xds=XdsConfig("127.0.0.1:0"),
         http=ListenConfig("127.0.0.1:0"),
         guard=GuardRules(hold=30),
         state_dir=str(directory / "state"),
@@ -99,3 +100,23 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     """Consul and the bridge; a test starts the Envoys it wants."""
     async with AsyncExitStack() as stack:
         yield await make_mesh(tmp_path, stack)
+
+
+@pytest.fixture
+async def xds(tmp_path: Path) -> AsyncIterator[Scripted]:
+    """An xDS server without a bridge, that listens and has published nothing."""
+    async with AsyncExitStack() as stack:
+        scripted = Scripted(tmp_path, stack)
+        await scripted.start()
+        yield scripted
+
+
+@pytest.fixture
+async def upstreams() -> AsyncIterator[tuple[Upstream, Upstream]]:
+    """Services named `one` and `two`."""
+    async with AsyncExitStack() as stack:
+        pair = Upstream("one"), Upstream("two")
+        for upstream in pair:
+            await upstream.start()
+            stack.push_async_callback(upstream.stop)
+        yield pair

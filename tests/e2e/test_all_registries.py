@@ -21,6 +21,7 @@ from isthmus.bridge.config import (
     ListenConfig,
     MeshConfig,
     NomadRegistry,
+    XdsConfig,
 )
 from isthmus.registry.etcd.config import Prefix
 from tests.servers.consul import Consul
@@ -87,7 +88,7 @@ class Five:
                     FileRegistry(name="file", path=str(self.folder)),
                 ),
                 mesh=MeshConfig(outbound_port=self.outbound),
-                xds=ListenConfig("127.0.0.1:0"),
+                xds=XdsConfig("127.0.0.1:0"),
                 http=ListenConfig("127.0.0.1:0"),
                 state_dir=str(self.directory / "state"),
             )

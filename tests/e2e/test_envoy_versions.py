@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from isthmus.xds.resource import Resource, TypeUrl
 from isthmus.xds.server.grpc_aio import GrpcAioTransport
 from isthmus.xds.server.metrics import XdsMetrics
-from isthmus.xds.server.server import XdsServer
+from isthmus.xds.server.server import ENVOY_GROUP, XdsServer
 from isthmus.xds.store import publish
 from isthmus.xds.translate import Mesh, Translation, translate
 from tests.golden.meshes import CASES, decode, load, to_files
@@ -45,14 +45,14 @@ async def test_envoy_has_what_was_reviewed(version: str, delta: bool, server: Xd
     port = free_port()
     cases = sorted(path.name for path in CASES.iterdir())
     meshes = {case: _moved(load(case), port) for case in cases}
-    server.update(publish(server.snapshot, translate(meshes[cases[0]]).resources))
+    server.update({ENVOY_GROUP: publish(server.snapshot, translate(meshes[cases[0]]).resources)})
     envoy = Envoy(tmp_path, await server.listen("127.0.0.1:0"), version, delta=delta)
     envoy.start()
     try:
         await envoy.ready()
         for case in cases:
             translation = translate(meshes[case])
-            server.update(publish(server.snapshot, translation.resources))
+            server.update({ENVOY_GROUP: publish(server.snapshot, translation.resources)})
             await eventually(lambda: _followed(server), f"{version} has taken {case}", 20)
             await eventually(lambda t=translation: _same(envoy, t), f"{version} has {case}", 20)  # type: ignore[misc]
             written = {p.name: p.read_text() for p in (CASES / case).iterdir() if p.name != "mesh.yaml"}

@@ -11,9 +11,16 @@ import msgspec
 import pytest
 
 from isthmus.bridge.bridge import Bridge
-from isthmus.bridge.config import Config, ConsulRegistry, EurekaRegistry, ListenConfig, MeshConfig
+from isthmus.bridge.config import (
+    Config,
+    ConsulRegistry,
+    EurekaRegistry,
+    ListenConfig,
+    MergeConfig,
+    MeshConfig,
+    XdsConfig,
+)
 from isthmus.registry.drain import DrainRules
-from isthmus.registry.merge import MergeRules
 from isthmus.registry.parity import Parity
 from tests.servers.consul import Consul
 from tests.servers.envoy import Envoy
@@ -51,10 +58,10 @@ class Migration:
                     ConsulRegistry(name="consul", address=self.consul.address),
                 ),
                 mesh=MeshConfig(outbound_port=self.outbound),
-                xds=ListenConfig("127.0.0.1:0"),
+                xds=XdsConfig("127.0.0.1:0"),
                 http=ListenConfig("127.0.0.1:0"),
                 drain=DrainRules(grace=1),
-                merge=MergeRules({"eureka": 100, "consul": 0}),
+                merge=MergeConfig({"eureka": 100, "consul": 0}),
                 state_dir=str(self.directory / "state"),
             )
         )
@@ -72,7 +79,7 @@ class Migration:
 
     async def shift(self, percent: int) -> None:
         """Give Consul's instances a share, as a changed configuration file does."""
-        merge = MergeRules({"eureka": 100 - percent, "consul": percent})
+        merge = MergeConfig({"eureka": 100 - percent, "consul": percent})
         await self.bridge.reload(msgspec.structs.replace(self.bridge.config, merge=merge))
 
     async def parity(self) -> Parity:

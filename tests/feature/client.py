@@ -25,7 +25,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.status_pb2 import Status
 
 from isthmus.xds.resource import TypeUrl
-from isthmus.xds.server.server import DELTA_PATH, SOTW_PATH
+from isthmus.xds.server.services import DELTA_PATH, SOTW_PATH
 
 CDS, EDS, LDS, RDS = TypeUrl.CLUSTER, TypeUrl.ENDPOINT, TypeUrl.LISTENER, TypeUrl.ROUTE
 _BARRIER = "type.googleapis.com/isthmus.test.Barrier"

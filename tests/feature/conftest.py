@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from isthmus.bridge.bridge import Bridge
-from isthmus.bridge.config import Config, FileRegistry, ListenConfig, Registry
+from isthmus.bridge.config import Config, FileRegistry, ListenConfig, Registry, XdsConfig
 from isthmus.registry.drain import DrainRules
 from isthmus.registry.guard import GuardRules
 from tests.feature.client import Client
@@ -29,7 +29,7 @@ class World:
         self.folder = directory / "services"
         self.config = Config(
             registries=(FileRegistry(name="local", path=str(self.folder)),),
-            xds=ListenConfig("127.0.0.1:0"),
+            xds=XdsConfig("127.0.0.1:0"),
             http=ListenConfig("127.0.0.1:0"),
             guard=GuardRules(hold=0),
             drain=DrainRules(grace=0),

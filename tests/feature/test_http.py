@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from isthmus.bridge.bridge import Bridge, StartError
-from isthmus.bridge.config import ConsulRegistry, ListenConfig
+from isthmus.bridge.config import ConsulRegistry
 from isthmus.registry.guard import GuardRules
 from tests.feature.client import CDS
 from tests.feature.conftest import World
@@ -148,7 +148,7 @@ async def test_tokens_are_nowhere(world: World, capsys: pytest.CaptureFixture[st
 async def test_a_taken_port_is_one_sentence_and_nothing_is_left(world: World, side: str) -> None:
     await world.started()
     taken = getattr(world.bridge, f"{side}_address")
-    second = Bridge(world.configure(**{side: ListenConfig(taken)}))
+    second = Bridge(world.configure(**{side: type(getattr(world.config, side))(taken)}))
 
     with pytest.raises(StartError) as error:
         await second.start()

@@ -8,10 +8,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from isthmus.bridge.config import ConsulRegistry
+from isthmus.bridge.config import ConsulRegistry, MergeConfig
+from isthmus.registry.doubt import DoubtRules
 from isthmus.registry.drain import DrainRules
 from isthmus.registry.guard import GuardRules
-from isthmus.registry.merge import MergeRules
 from tests.feature.client import EDS
 from tests.feature.conftest import World
 from tests.wait import eventually
@@ -204,7 +204,7 @@ class TestExplain:
     async def test_a_registry_without_a_share(self, world: World) -> None:
         """`merge.weights` gives the first one no requests of services that both know."""
         world.write("reviews", "10.0.0.7", folder=world.directory / "first")
-        await two_registries(world, merge=MergeRules({"first": 0}))
+        await two_registries(world, merge=MergeConfig({"first": 0}))
         world.write("reviews", "10.0.0.2", folder=world.directory / "second")
 
         async def without() -> bool:
@@ -216,6 +216,49 @@ class TestExplain:
             "it gets no requests: merge (catalog): is instance reviews-10.0.0.1 of first, weight 0"
         )
         assert answer.endswith(": merge.weights gives first no requests")
+
+    async def test_an_instance_that_doubt_has_removed(self, world: World) -> None:
+        """The operator does not want loopback addresses: the stage that took it out is named, and it is counted."""
+        world.configure(doubt=DoubtRules(("Loopback",)))
+        world.write("reviews", "10.0.0.1", "127.0.0.1")
+        await world.started()
+
+        walk = await explain(world, "127.0.0.1:80")
+
+        assert walk["serving"] is False
+        assert walk["answer"] == (
+            "it gets no requests: doubt (local): taken out, for doubt.remove has Loopback: reviews-127.0.0.1 is at a loopback "
+            "address, which is another machine to every caller"
+        )
+        assert stages(walk) == [
+            ("registry", "local", "passed"),
+            ("health", "local", "passed"),
+            ("doubt", "local", "dropped"),
+        ]
+        (registry,) = await ask(world, "/debug/registries")
+        assert registry["removed"] == 1
+        assert await world.metric("isthmus_registry_removed", origin="local", kind="file") == 1
+        (found,) = await ask(world, "/debug/doctor")
+        assert (found["code"], found["subject"]) == ("Removed", "reviews.default, instance reviews-127.0.0.1")
+
+    async def test_the_last_instance_is_not_removed_for_being_doubtful(self, world: World) -> None:
+        """Nor is one that comes into doubt when the others have left; and a reload takes other rules over."""
+        world.configure(doubt=DoubtRules(("Loopback",)))
+        world.write("reviews", "10.0.0.1", "127.0.0.1")
+        await world.started()
+        assert len(self.addresses(world)) == 1
+        world.write("reviews", "127.0.0.1")
+        await eventually(lambda: self.addresses(world) == ["127.0.0.1"], "the last one stays")
+        world.write("reviews", "10.0.0.1", "127.0.0.1")
+        await eventually(lambda: self.addresses(world) == ["10.0.0.1"], "it is removed again")
+
+        await world.bridge.reload(world.configure(doubt=DoubtRules()))
+
+        await eventually(lambda: len(self.addresses(world)) == 2, "nothing is removed any more")
+
+    @staticmethod
+    def addresses(world: World) -> list[str]:
+        return [i.address for s in world.bridge.catalog.services.values() for i in s.instances]
 
     async def test_a_port_that_the_service_has_not(self, world: World) -> None:
         """Two registries name different ports; the first one's are the service's."""

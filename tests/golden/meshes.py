@@ -15,13 +15,25 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
-from isthmus.registry.model import Catalog, Health, Instance, Locality, Port, Protocol, Service, ServiceKey
+from isthmus.registry.model import (
+    Catalog,
+    Health,
+    Instance,
+    Locality,
+    OutlierDetection,
+    Port,
+    Protocol,
+    Service,
+    ServiceKey,
+)
 from isthmus.xds.resource import Resource, TypeUrl
 from isthmus.xds.translate import Mesh, MeshSettings, Translation
+from isthmus.xds.translate.grpc_view import GrpcView
 
 M = TypeVar("M", bound=Message)
 
 CASES = Path(__file__).parent / "cases"
+GRPC_CASES = Path(__file__).parent / "grpc"
 MESH_FILE = "mesh.yaml"
 CONFLICTS_FILE = "conflicts.yaml"
 FILES = {
@@ -61,6 +73,7 @@ class _Service(msgspec.Struct, forbid_unknown_fields=True):
     namespace: str = "default"
     hostnames: list[str] = []
     instances: list[_Instance] = []
+    outlier_detection: OutlierDetection | None = None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,9 +82,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     virtual_ips: dict[str, str] = {}
 
 
-def load(case: str) -> Mesh:
+def load(case: str, cases: Path = CASES) -> Mesh:
     """The mesh of a case. `locality` is written `region/zone/sub_zone`, a virtual IP's key `name.namespace`."""
-    file = msgspec.convert(yaml.safe_load((CASES / case / MESH_FILE).read_text()), _File)
+    file = msgspec.convert(yaml.safe_load((cases / case / MESH_FILE).read_text()), _File)
     services = [_to_service(service) for service in file.services]
     return Mesh(
         Catalog({service.key: service for service in services}),
@@ -89,6 +102,7 @@ def _to_service(service: _Service) -> Service:
             for i in sorted(service.instances, key=lambda i: i.id)
         ),
         frozenset(service.hostnames),
+        outlier_detection=service.outlier_detection,
     )
 
 
@@ -99,7 +113,7 @@ def decode(resource: Resource, message_type: type[M]) -> M:
     return message
 
 
-def to_files(translation: Translation) -> dict[str, str]:
+def to_files(translation: Translation | GrpcView) -> dict[str, str]:
     """File name to text: one file per type, and one for conflicts if there are any."""
     files = {
         name: _to_yaml(

@@ -6,6 +6,7 @@ anything is installed. None of the peers is a dependency of Isthmus.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -24,11 +25,27 @@ ETCDS = ("3.4.15", "3.6.5")
 NOMAD = "1.10.0"
 """Pinned, with all that it is built from, by nomad/go.mod and nomad/go.sum."""
 
+GRPC_JS = "1.14.1"
+"""gRPC's xDS client for Node.js, `@grpc/grpc-js-xds`; pinned, with all that it needs, by grpc-js/package-lock.json."""
+
+PUSH_SOURCES = Path(__file__).resolve().parents[2] / "bench" / "peers"
+"""What proxies and rivals of `make bench NAME=push` are built from; one may edit it, so the name says which state of it."""
+
+
+def _digest(directory: Path) -> str:
+    sources = sorted(path for path in directory.iterdir() if path.suffix in {".go", ".mod", ".sum"})
+    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in sources)).hexdigest()[:12]
+
+
+PUSH = _digest(PUSH_SOURCES)
+
 BINARIES = {f"envoy-{version}": "bin/envoy" for version in ENVOYS} | {
     f"consul-{CONSUL}": "consul",
     f"nomad-{NOMAD}": "nomad",
     f"eureka-{EUREKA}": "eureka",
     **{f"etcd-{version}": "etcd" for version in ETCDS},
+    f"grpc-js-{GRPC_JS}": "node",
+    f"push-{PUSH}": "push",
 }
 """The peers by name, and the path of each one's program below its directory in the cache."""
 

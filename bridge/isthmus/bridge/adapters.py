@@ -22,7 +22,12 @@ from isthmus.registry.origin import OriginStatus
 
 def to_status(registry: Registry) -> OriginStatus:
     """A status that knows who and where the registry is."""
-    return OriginStatus(Origin(registry.name, str(registry.__struct_config__.tag)), _address(registry))
+    return OriginStatus(
+        Origin(registry.name, str(registry.__struct_config__.tag)),
+        _address(registry),
+        max_connections=getattr(registry, "max_connections", None),
+        max_reads_per_minute=getattr(registry, "max_reads_per_minute", None),
+    )
 
 
 def to_adapter(registry: Registry, status: OriginStatus) -> Adapter:
@@ -49,4 +54,4 @@ def _address(registry: Registry) -> str:
         case EtcdRegistry():
             return ", ".join(registry.endpoints)
         case FileRegistry():
-            return registry.path
+            return ", ".join(registry.patterns)

@@ -37,8 +37,17 @@ class RegistryState(msgspec.Struct, frozen=True):
     quarantined: int
     held: int
     leaving: int
+    removed: int
+    """Instances that are left out of the catalog because doubt.remove says so."""
+    feed: str
+    """How it is with its pushing changes to the bridge: waiting, live, silent, refused, unavailable, closed; empty where it is
+    not asked to."""
     audits: int
     drift: int
+    max_reads_per_minute: int | None = None
+    """Its budget; None where no limit applies."""
+    read_waits: int = 0
+    """How often reads began to wait for it."""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -48,6 +57,8 @@ class Held(msgspec.Struct, frozen=True):
     instance: str
     origin: str
     address: str
+    rule: str
+    """What holds it: doubt, position, unlisted, guard.shrink, or `guard.services` and the name there."""
     reason: str
     held_for_s: float
     ends_in_s: float | None

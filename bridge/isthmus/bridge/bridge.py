@@ -31,8 +31,8 @@ from isthmus.registry.source import SourceRules
 from isthmus.xds.server.grpc_aio import GrpcAioTransport
 from isthmus.xds.server.metrics import XdsMetrics
 from isthmus.xds.server.server import XdsServer
-from isthmus.xds.store import publish
 from isthmus.xds.translate import Mesh, MeshSettings, Translation, translate
+from isthmus.xds.translate.views import Views
 
 log = structlog.get_logger()
 
@@ -50,8 +50,10 @@ class Bridge:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.catalog = Catalog({})
-        self.conflicts: tuple[Conflict, ...] = ()
         self.virtual_ips: Mapping[ServiceKey, str] = {}
+        self.views: Views | None = None
+        self._conflicts: tuple[Conflict, ...] = ()
+        self._reported: frozenset[Conflict] = frozenset()
         self.xds_address = ""
         self.http_address = ""
         self.stopping = False
@@ -81,7 +83,15 @@ class Bridge:
         metrics.register(RegistryCollector(self.hub))
         release = version("isthmus")
         Info("isthmus", "The bridge that answers.", registry=metrics).info({"version": release})
-        self.server = XdsServer(GrpcAioTransport(), XdsMetrics(metrics), f"isthmus {release} on {socket.gethostname()}")
+        limits = config.xds.limits
+        self.server = XdsServer(
+            # Up to twice as much is read, so that the client is told which setting refuses it.
+            GrpcAioTransport(max_message=2 * limits.message_bytes),
+            XdsMetrics(metrics),
+            f"isthmus {release} on {socket.gethostname()}",
+            limits,
+            config.xds.load_interval,
+        )
         self.server.start()
         self.http_address = await self._serve_http(config.http.address, metrics)
         self._stack.push_async_callback(self.server.stop, DRAIN_SECONDS)
@@ -91,7 +101,7 @@ class Bridge:
             raise StartError(f"xds.address {config.xds.address}: {e.strerror or e}") from None
         for registry in config.registries:
             self._add(registry)
-        self.hub.prefer([r.name for r in config.registries], config.merge)
+        self.hub.prefer([r.name for r in config.registries], config.merge_rules)
         self._pipeline = asyncio.create_task(self._run(), name="pipeline")
         self._stack.push_async_callback(_cancel, self._pipeline)
         log.info("bridge.started", xds=self.xds_address, http=self.http_address, registries=list(self.hub.statuses))
@@ -104,6 +114,11 @@ class Bridge:
     async def failed(self) -> None:
         """Wait until the pipeline ends by itself, which it does only by raising."""
         await asyncio.shield(self._pipeline)
+
+    @property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Claims that cannot all hold: of registries, of services, and with what gRPC clients take, if there are any."""
+        return (*self._conflicts, *(self.views.conflicts if self.views else ()))
 
     async def reload(self, config: Config) -> None:
         """Take over other registries; what is unchanged goes on untouched.
@@ -137,11 +152,10 @@ class Bridge:
             await self.hub.wait_synced(new, config.sync_timeout)
         for name in gone:
             await self.hub.remove(name)
-        if (list(before), self.config.merge) != (list(after), config.merge):
-            self.hub.prefer(list(after), config.merge)
-        self.config = msgspec.structs.replace(
-            self.config, registries=config.registries, merge=config.merge, sync_timeout=config.sync_timeout
-        )
+        if (list(before), self.config.merge_rules) != (list(after), config.merge_rules):
+            self.hub.prefer(list(after), config.merge_rules)
+        taken_over = {f: getattr(config, f) for f in ("registries", "merge", "doubt", "sync_timeout")}
+        self.config = msgspec.structs.replace(self.config, **taken_over)
         log.info("bridge.reloaded", registries=list(after), changed=changed)
 
     def _add(self, registry: Registry) -> None:
@@ -172,18 +186,21 @@ class Bridge:
                 log.error("bridge.virtual_ips_failed", error=str(e))  # noqa: TRY400 - a sentence, no traceback
             translation = translate(Mesh(catalog, settings, self.virtual_ips), translation)
             self.catalog = catalog
-            self._report((*catalog.conflicts, *translation.conflicts))
-            before = self.server.snapshot
-            snapshot = publish(before, translation.resources, translation.changed, catalog.changed_at)
-            self.server.update(snapshot)
-            if snapshot is not before:
-                changed = {t.short: len(names) for t, names in snapshot.log[-1].names.items()}
-                log.debug("bridge.published", generation=snapshot.generation, **changed)
+            before = self.views
+            views = before.next(translation, catalog.changed_at) if before else Views(translation, catalog.changed_at)
+            self.views = views
+            self.server.update(views)
+            self._conflicts = (*catalog.conflicts, *translation.conflicts)
+            self._report()
+            if before is None or views.envoy is not before.envoy:
+                changed = {t.short: len(names) for t, names in views.envoy.log[-1].names.items()}
+                log.debug("bridge.published", generation=views.envoy.generation, **changed)
 
-    def _report(self, conflicts: tuple[Conflict, ...]) -> None:
-        for conflict in sorted(set(conflicts) - set(self.conflicts)):
+    def _report(self) -> None:
+        conflicts = frozenset(self.conflicts)
+        for conflict in sorted(conflicts - self._reported):
             log.warning("mesh.conflict", subject=conflict.subject, kept=conflict.kept, dropped=conflict.dropped)
-        self.conflicts = conflicts
+        self._reported = conflicts
 
 
 _FIXED = ("audit", "drain", "guard", "http", "mesh", "state_dir", "xds")

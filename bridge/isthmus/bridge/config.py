@@ -7,10 +7,11 @@ registries:                                   # in order of precedence
   token: ${env:CONSUL_HTTP_TOKEN}             # or ${file:/run/secrets/consul-token}
 - {name: local, type: file, path: services/}  # relative to this file
 mesh: {domain: mesh, outbound_address: 127.0.0.1, outbound_port: 15001}
-xds: {address: "127.0.0.1:15010"}
+xds: {address: "127.0.0.1:15010", limits: {streams: 20000}}
 http: {address: "127.0.0.1:15014"}
 guard: {hold: 300, shrink: 0.5}
 drain: {grace: 10}
+doubt: {remove: []}                           # findings of isthmus doctor that take an instance out of the catalog
 merge: {weights: {consul: 90, local: 10}}     # shares of the traffic, where both know a service
 audit: 3600
 sync_timeout: 30
@@ -29,22 +30,24 @@ from typing import Annotated, Any
 import msgspec
 
 from isthmus.bridge.explain import Step, dotted, explain
-from isthmus.registry.consul.config import ConsulConfig
+from isthmus.registry.consul.config import ConsulConfig, parts
+from isthmus.registry.doubt import DoubtRules
 from isthmus.registry.drain import DrainRules
 from isthmus.registry.etcd.config import EtcdConfig
 from isthmus.registry.eureka.config import EurekaConfig
 from isthmus.registry.file import FileConfig
-from isthmus.registry.guard import GuardRules
+from isthmus.registry.guard import MAX_HOLD, GuardRules
 from isthmus.registry.marked_yaml import Marked, MarkedYAMLError, parse_marked_yaml
 from isthmus.registry.merge import MergeRules
+from isthmus.registry.model import OutlierDetection
 from isthmus.registry.nomad.config import NomadConfig
+from isthmus.xds.server.limits import Limits
 
 MAX_BYTES = 1 << 20
 """Bytes of the configuration file, and of a file that `${file:...}` names."""
-MAX_HOLD = 7 * 24 * 3600
-"""Seconds; whoever does not believe a registry for a week has another problem."""
 
 _REFERENCE = re.compile(r"\$\{(?:(env|file):([^${}]+)\})?")
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9-]")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
@@ -56,35 +59,41 @@ class ConfigError(Exception):
 class ConsulRegistry(
     ConsulConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="consul"
 ):
-    """A Consul to read. `name` is the origin's name everywhere it is shown."""
+    """A Consul to read. `name` is the origin's name everywhere it is shown. `outlier_detection`, here as in all registries, says
+    whether callers leave out instances that fail, and how quickly."""
 
     name: str
+    outlier_detection: bool | OutlierDetection = False
 
 
 class FileRegistry(FileConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="file"):
     """A file or a directory of files to read."""
 
     name: str
+    outlier_detection: bool | OutlierDetection = False
 
 
 class EurekaRegistry(
     EurekaConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="eureka"
 ):
-    """Eureka servers to read."""
+    """Eureka servers to read. They keep an instance that crashed for minutes, so callers look for themselves."""
 
     name: str
+    outlier_detection: bool | OutlierDetection = True
 
 
 class EtcdRegistry(EtcdConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="etcd"):
     """An etcd cluster to read."""
 
     name: str
+    outlier_detection: bool | OutlierDetection = False
 
 
 class NomadRegistry(NomadConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="nomad"):
     """A Nomad to read."""
 
     name: str
+    outlier_detection: bool | OutlierDetection = False
 
 
 NetworkRegistry = ConsulRegistry | EurekaRegistry | EtcdRegistry | NomadRegistry
@@ -101,10 +110,24 @@ class MeshConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     virtual_ips: str = "127.64.0.0/10"
 
 
+class MergeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Shares of the traffic by registry: see `isthmus.registry.merge.MergeRules`."""
+
+    weights: Mapping[str, int] = {}
+
+
 class ListenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where to listen, `host:port`; port 0 takes any."""
 
     address: str
+
+
+class XdsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The xDS server. `load_interval`: seconds between two load reports of a proxy that offers them."""
+
+    address: str = "127.0.0.1:15010"
+    load_interval: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 10.0
+    limits: Limits = Limits()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,15 +135,26 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     registries: Annotated[tuple[Registry, ...], msgspec.Meta(min_length=1)]
     mesh: MeshConfig = MeshConfig()
-    xds: ListenConfig = ListenConfig("127.0.0.1:15010")
+    xds: XdsConfig = XdsConfig()
     http: ListenConfig = ListenConfig("127.0.0.1:15014")
     guard: GuardRules = GuardRules()
     drain: DrainRules = DrainRules()
-    merge: MergeRules = MergeRules()
+    doubt: DoubtRules = DoubtRules()
+    merge: MergeConfig = MergeConfig()
     audit: Annotated[float, msgspec.Meta(ge=0, le=MAX_HOLD)] = 3600.0
     """Seconds between two comparisons of what the watches brought with a complete listing; 0 for none."""
     sync_timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30.0
     state_dir: str = "/var/lib/isthmus"
+
+    @property
+    def merge_rules(self) -> MergeRules:
+        """How the catalog is made of what the registries say."""
+        outlier_detection = {
+            r.name: OutlierDetection() if r.outlier_detection is True else r.outlier_detection
+            for r in self.registries
+            if r.outlier_detection is not False
+        }
+        return MergeRules(self.merge.weights, outlier_detection, self.doubt)
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -212,15 +246,15 @@ def _reference(kind: str | None, name: str, at: list[Step], folder: Path, enviro
 
 def _check(config: Config) -> None:
     seen: set[str] = set()
-    for i, registry in enumerate(config.registries):
+    for i, registry in ((i, one) for i, written in enumerate(config.registries) for one in _origins(written)):
         at: list[Step] = ["registries", i, "name"]
         if not _NAME.fullmatch(registry.name):
             raise _AtError(at, f"{registry.name!r}: expected lower-case letters, digits and dashes, at most 63")
         if registry.name in seen:
             raise _AtError(at, f"{registry.name!r} is the name of another registry")
         seen.add(registry.name)
-        if isinstance(registry, FileRegistry) and not registry.path:
-            raise _AtError(["registries", i, "path"], "expected a file or a directory, got nothing")
+        if isinstance(registry, FileRegistry) and not (registry.path and all(registry.patterns)):
+            raise _AtError(["registries", i, "path"], "expected a file, a directory or a pattern, got nothing")
     mesh = config.mesh
     if not _DOMAIN.fullmatch(mesh.domain) or len(mesh.domain) > 190:
         raise _AtError(["mesh", "domain"], f"{mesh.domain!r}: expected a lower-case domain such as mesh.example.com")
@@ -268,19 +302,32 @@ def split_address(address: str, at: list[Step]) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _origins(registry: Registry) -> tuple[Registry, ...]:
+    """A Consul with several datacenters or peers is an origin for each, `NAME-DATACENTER`."""
+    if not isinstance(registry, ConsulRegistry):
+        return (registry,)
+    return tuple(
+        msgspec.structs.replace(one, name=f"{one.name}-{_NOT_IN_NAMES.sub('-', part.lower())}" if part else one.name)
+        for part, one in parts(registry)
+    )
+
+
 def _anchored(config: Config, folder: Path) -> Config:
     """Paths in the file are relative to the file."""
     return msgspec.structs.replace(
         config,
-        registries=tuple(_anchored_registry(r, folder) for r in config.registries),
+        registries=tuple(_anchored_registry(one, folder) for r in config.registries for one in _origins(r)),
         state_dir=str(folder / config.state_dir),
     )
 
 
-_PATHS = ("path", "ca_file", "cert_file", "key_file", "token_file")
+_PATHS = ("ca_file", "cert_file", "key_file", "token_file")
 """Fields of registries that name files."""
 
 
 def _anchored_registry(registry: Registry, folder: Path) -> Registry:
+    if isinstance(registry, FileRegistry):
+        several = tuple(str(folder / pattern) for pattern in registry.patterns)
+        return msgspec.structs.replace(registry, path=several[0] if isinstance(registry.path, str) else several)
     paths = {f: str(folder / getattr(registry, f)) for f in _PATHS if getattr(registry, f, "")}
     return msgspec.structs.replace(registry, **paths)

@@ -18,6 +18,7 @@ FIXES = {
     "NotListed": "see that it runs, and that its address, token and TLS settings are right",
     "Stale": "see that it runs and can be reached from here; what it said last is served meanwhile",
     "InDoubt": "give the token the right to read all that it shall carry, or wait for the registry to finish its start",
+    "Feed": "see that each server has the bridge in its service-url, with the right user and password, and can reach it",
     "Held": "isthmus holds shows them; once it is true that they are gone, isthmus holds release NAME",
     "Drift": "the log has what differed (registry.drift); it was put right, and should be reported",
     "Rejected": "isthmus proxy-status shows what it refused; it keeps what it had",
@@ -50,6 +51,8 @@ def _of_registry(state: RegistryState) -> Iterator[tuple[str, str, str]]:
         yield "Stale", state.name, f"for {state.stale_for_s:.0f} s: {state.error}"
     if state.doubt:
         yield "InDoubt", state.name, state.doubt
+    if state.feed in ("silent", "refused", "unavailable"):
+        yield "Feed", state.name, f"its feed is {state.feed}: changes come by polling only, and later"
     if state.held:
         yield "Held", state.name, f"{state.held} instances are served that it no longer lists"
     if state.drift:

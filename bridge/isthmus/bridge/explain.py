@@ -16,7 +16,7 @@ from isthmus.registry.marked_yaml import Marked
 Step = str | int
 
 _MESSAGE = re.compile(r"(?P<reason>.*?)(?: - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
-_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _OWN = re.compile(r"(\w+)(?:: | (?=['\"]))")
@@ -77,7 +77,7 @@ def _type_at(root: type[msgspec.Struct], steps: Sequence[Step], marked: Marked) 
             node = node.item_type
     if isinstance(node, inspect.UnionType):
         kind = _value_at(marked, [*steps, "type"])
-        node = next((t for t in node.types if isinstance(t, inspect.StructType) and t.tag == kind), node)
+        node = next((t for t in node.types if isinstance(t, inspect.StructType) and t.tag and t.tag == kind), node)
     return node
 
 
@@ -91,10 +91,12 @@ def _value_at(marked: Marked, steps: Sequence[Step]) -> Any:
 
 def _tags(node: inspect.Type) -> list[str]:
     types = node.types if isinstance(node, inspect.UnionType) else ()
-    return sorted(str(t.tag) for t in types if isinstance(t, inspect.StructType))
+    return sorted(str(t.tag) for t in types if isinstance(t, inspect.StructType) and t.tag)
 
 
 def _fields(node: inspect.Type) -> list[str]:
+    if isinstance(node, inspect.UnionType) and not _tags(node):
+        return [name for t in node.types if isinstance(t, inspect.StructType) for name in _fields(t)]
     if not isinstance(node, inspect.StructType):
         return ["type"]
     return sorted([f.encode_name for f in node.fields] + ([node.tag_field] if node.tag_field else []))
@@ -109,14 +111,20 @@ def _words(node: inspect.Type) -> str:
             return f"a whole number{_range(node.ge, node.le)}"
         case inspect.FloatType():
             return f"a number{_range(node.ge, node.le)}"
+        case inspect.NoneType():
+            return "nothing"
         case inspect.LiteralType():
             return _one_of(node.values)
         case inspect.EnumType():
             return _one_of(member.value for member in node.cls)
         case inspect.StructType():
             return f"a mapping with {', '.join(_fields(node))}"
+        case inspect.UnionType() if not _tags(node):
+            return " or ".join(_words(t) for t in node.types)
         case inspect.UnionType():
             return f"a mapping with type ({_one_of(_tags(node))})"
+        case inspect.DictType():
+            return f"a mapping in which each entry is {_words(node.value_type)}"
         case inspect.VarTupleType():
             return "a list with at least one entry" if node.min_length else "a list"
         case _:
@@ -138,7 +146,8 @@ def _found(expected: inspect.Type, value: Any) -> str:
     kind = next(words for type_, words in _KINDS if isinstance(value, type_))
     if isinstance(expected, inspect.LiteralType | inspect.EnumType) and isinstance(value, str):
         return repr(value[:100])
-    if isinstance(expected, inspect.IntType | inspect.FloatType) and isinstance(value, int | float):
+    types = expected.types if isinstance(expected, inspect.UnionType) else (expected,)
+    if any(isinstance(t, inspect.IntType | inspect.FloatType) for t in types) and isinstance(value, int | float):
         return str(value).lower() if math.isfinite(value) else "no finite number"
     if isinstance(expected, inspect.VarTupleType) and value == []:
         return "an empty one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 from prometheus_client import disable_created_metrics
@@ -34,7 +35,12 @@ class RegistryCollector(Collector):
                 ("instances", "Instances that it knows, held ones included."),
                 ("quarantined", "Objects that could not be used."),
                 ("held", "Instances that are served although it does not list them."),
+                ("removed", "Instances that are left out of the catalog because doubt.remove says so."),
+                ("feed_live", "1 while its changes are pushed to the bridge; only where it is asked to."),
                 ("doubted_services", "Services whose absence, or that of their instances, it cannot prove."),
+                ("reads_last_minute", "Requests answered in the last minute."),
+                ("max_reads_per_minute", "The most that may be; only where there is such a limit."),
+                ("max_connections", "The most connections that are opened to it; only where there is such a limit."),
             )
         }
         counters = {
@@ -42,6 +48,7 @@ class RegistryCollector(Collector):
             for name, text in (
                 ("reads", "Requests answered."),
                 ("errors", "Requests failed."),
+                ("read_waits", "Times that requests began to wait for the budget of reads."),
                 ("watch_wake_ups", "Watches that came back because something changed."),
                 ("audits", "Comparisons of what watches brought with a complete listing."),
                 ("drift", "Services in which an audit found a difference that it cannot explain."),
@@ -51,6 +58,7 @@ class RegistryCollector(Collector):
         held: dict[str, int] = {}
         for hold in self._hub.holds:
             held[hold.instance.origin] = held.get(hold.instance.origin, 0) + 1
+        removed = Counter(r.instance.origin for rs in self._hub.removed.values() for r in rs)
         for name, status in self._hub.statuses.items():
             at = [name, status.origin.kind]
             snapshot = self._hub.sources[name].shown
@@ -62,8 +70,17 @@ class RegistryCollector(Collector):
             gauges["instances"].add_metric(at, sum(len(s.instances) for s in services.values()))
             gauges["quarantined"].add_metric(at, len(status.quarantined))
             gauges["held"].add_metric(at, held.get(name, 0))
+            gauges["removed"].add_metric(at, removed[name])
+            if status.feed:
+                gauges["feed_live"].add_metric(at, float(status.feed == "live"))
             gauges["doubted_services"].add_metric(at, status.doubted)
+            gauges["reads_last_minute"].add_metric(at, status.reads_last_minute)
+            if status.max_reads_per_minute is not None:
+                gauges["max_reads_per_minute"].add_metric(at, status.max_reads_per_minute)
+            if status.max_connections is not None:
+                gauges["max_connections"].add_metric(at, status.max_connections)
             counters["reads"].add_metric(at, status.reads)
+            counters["read_waits"].add_metric(at, status.delays)
             counters["errors"].add_metric(at, status.errors)
             counters["watch_wake_ups"].add_metric(at, status.wake_ups)
             counters["audits"].add_metric(at, status.audits)

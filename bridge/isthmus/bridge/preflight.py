@@ -8,6 +8,7 @@ from pathlib import Path
 
 from isthmus.bridge.config import Config, FileRegistry, NetworkRegistry
 from isthmus.bridge.state import StateError, read_virtual_ips
+from isthmus.registry.file.find import begin_of
 
 
 class PreflightError(Exception):
@@ -33,8 +34,11 @@ def preflight(config: Config) -> list[str]:
 
 def _remarks(config: Config) -> Iterator[str]:
     for registry in config.registries:
-        if isinstance(registry, FileRegistry) and not Path(registry.path).exists():
-            yield f"registry {registry.name}: {registry.path} is not there (yet)"
+        if not isinstance(registry, FileRegistry):
+            continue
+        for begin in sorted({str(begin_of(pattern)) for pattern in registry.patterns}):
+            if not Path(begin).exists():
+                yield f"registry {registry.name}: {begin} is not there (yet)"
 
 
 def _check_tls(registry: NetworkRegistry) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 from isthmus.bridge.answers import Held, Leaving, RegistryState
@@ -12,10 +13,11 @@ from isthmus.registry.source import Source
 
 def registry_states(hub: Hub, max_connections: Mapping[str, int]) -> list[RegistryState]:
     """Every origin, in order of precedence. `max_connections` is by origin, for those that have such a limit."""
-    return [_state(name, source, max_connections.get(name)) for name, source in hub.sources.items()]
+    removed = Counter(r.instance.origin for rs in hub.removed.values() for r in rs)
+    return [_state(name, source, max_connections.get(name), removed[name]) for name, source in hub.sources.items()]
 
 
-def _state(name: str, source: Source, max_connections: int | None) -> RegistryState:
+def _state(name: str, source: Source, max_connections: int | None, removed: int) -> RegistryState:
     status = source.status
     services = source.shown.services if source.shown else {}
     return RegistryState(
@@ -36,8 +38,12 @@ def _state(name: str, source: Source, max_connections: int | None) -> RegistrySt
         quarantined=len(status.quarantined),
         held=len(source.holds),
         leaving=len(source.leaving),
+        removed=removed,
+        feed=status.feed,
         audits=status.audits,
         drift=status.drift,
+        max_reads_per_minute=status.max_reads_per_minute,
+        read_waits=status.delays,
     )
 
 
@@ -50,6 +56,7 @@ def held(hub: Hub) -> list[Held]:
             instance=h.instance.id,
             origin=h.instance.origin,
             address=h.instance.address,
+            rule=h.rule,
             reason=h.reason,
             held_for_s=round(now - h.since, 1),
             ends_in_s=None if h.until is None else round(max(0.0, h.until - now), 1),

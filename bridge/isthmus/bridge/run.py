@@ -10,6 +10,7 @@ import structlog
 
 from isthmus.bridge.bridge import Bridge, StartError
 from isthmus.bridge.config import Config, ConfigError, load
+from isthmus.registry.file.find import Place
 from isthmus.registry.file.watch import watched_for, watching
 
 log = structlog.get_logger()
@@ -65,7 +66,7 @@ async def _watch(path: Path, seen: tuple[int, ...], reload: asyncio.Event) -> No
     """Asks for a reload when the file has become another one, by inotify and, where that fails, by looking."""
     while True:
         try:
-            what = await asyncio.to_thread(watched_for, path, ())
+            what = await asyncio.to_thread(watched_for, [Place(path, (0, 0), (path,))])
             async with watching(what) as watch:
                 touched: frozenset[Path] = frozenset()
                 while not touched and await asyncio.to_thread(_looks, path) == seen:

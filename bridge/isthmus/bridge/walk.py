@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from isthmus.bridge.bridge import Bridge
 
 _SERVING = frozenset({Health.HEALTHY, Health.DEGRADED, Health.UNKNOWN})
-_OF_ORIGINS = ("registry", "filter", "health", "guard", "drain")
+_OF_ORIGINS = ("registry", "filter", "health", "guard", "drain", "doubt")
 _NOBODY = "-"
 _PLACES = 5
 """Places of a service that are named when the one that is asked about is not among them."""
@@ -67,10 +67,12 @@ class Endpoint(NamedTuple):
 def walk(bridge: Bridge, key: ServiceKey, endpoint: Endpoint) -> Walk:
     """Follow an endpoint of a service."""
     stages = [s for name, source in bridge.hub.sources.items() for s in _in_origin(name, source, key, endpoint)]
+    stages += _removed(bridge, key, endpoint)
     merged = None
     if any(s.stage == "registry" and s.verdict is Verdict.PASSED for s in stages):
         merged = _find(bridge.catalog.services.get(key), endpoint)
-        stages.append(_in_catalog(bridge, key, endpoint, merged))
+        if merged is not None or not any(s.stage == "doubt" for s in stages):
+            stages.append(_in_catalog(bridge, key, endpoint, merged))
         if merged is not None:
             stages += _in_resources(bridge, key, merged, endpoint)
     serving, answer = _conclude(stages, merged)
@@ -172,6 +174,7 @@ def _health(instance: Instance) -> tuple[Verdict, str]:
         ("{}", said.get("health")),
         ("status {}", said.get("overridden_status") or (said.get("status", "") != "UP" and said.get("status"))),
         ("renewal {}", said.get("renewal")),
+        ("gets {} % of its weight", instance.taper < 100 and instance.taper),
     )
     because = "; ".join(text.format(reason) for text, reason in reasons if reason)
     because = f" ({because})" if because else ""
@@ -182,6 +185,14 @@ def _health(instance: Instance) -> tuple[Verdict, str]:
     if instance.weight <= 0:
         return Verdict.CHANGED, f"{instance.health.value}, but its registry gives it the weight 0{because}"
     return Verdict.PASSED, f"{instance.health.value}, weight {instance.weight}{because}"
+
+
+def _removed(bridge: Bridge, key: ServiceKey, endpoint: Endpoint) -> Iterator[Stage]:
+    """What the operator has taken out of the catalog for being doubtful."""
+    for removed in bridge.catalog.removed.get(key, ()):
+        if endpoint.is_served_by(removed.instance):
+            text = f"taken out, for doubt.remove has {removed.code}: {removed.instance.id} is {removed.text}"
+            yield Stage("doubt", removed.instance.origin, Verdict.DROPPED, text)
 
 
 def _in_catalog(bridge: Bridge, key: ServiceKey, endpoint: Endpoint, merged: Instance | None) -> Stage:

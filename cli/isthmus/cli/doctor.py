@@ -17,8 +17,8 @@ def doctor(*, bridge: BridgeAddress = "127.0.0.1:15014", output: Output = "table
     """List what is wrong or doubtful, the most pressing first, and below what to do about it.
 
     Registries that cannot be read, proxies that refuse, services that nobody serves, entries that could not be used or are
-    probably out of date. Nothing is changed or removed for any of it. The table has the first ten findings of a kind, JSON and
-    YAML have all.
+    probably out of date. Nothing is changed or removed for any of it, unless doubt.remove says so. The table has the first ten
+    findings of a kind, JSON and YAML have all.
 
     The exit status is 3 when there are findings.
 

@@ -9,13 +9,15 @@ from isthmus.cli.asking import BridgeAddress, get, post
 from isthmus.cli.command import command
 from isthmus.cli.output import Output, duration, print_document, print_table
 
-_COLUMNS = ("SERVICE", "INSTANCE", "ADDRESS", "REGISTRY", "HELD FOR", "ENDS IN", "REASON")
+_COLUMNS = ("SERVICE", "INSTANCE", "ADDRESS", "REGISTRY", "HELD FOR", "ENDS IN", "RULE", "REASON")
 
 
 def holds(*, bridge: BridgeAddress = "127.0.0.1:15014", output: Output = "table") -> None:
     """List the instances that are held: served although their registry no longer lists them, which is not believed yet.
 
-    ENDS IN is empty where they are held for as long as the reason lasts. Nothing is to be done if the registry will list them
+    ENDS IN is empty where they are held for as long as the reason lasts. RULE is which one holds them: doubt (the registry says
+    itself that its answers are not whole), position (it went back), unlisted (it may not name all services), guard.shrink, or the
+    one of guard.services. Nothing is to be done if the registry will list them
     again. If it is true that they are gone, release them.
 
     Examples:
@@ -63,6 +65,7 @@ def _row(held: Held) -> tuple[str, ...]:
         held.origin,
         duration(held.held_for_s),
         "" if held.ends_in_s is None else duration(held.ends_in_s),
+        held.rule,
         held.reason,
     )
 

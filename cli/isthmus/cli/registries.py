@@ -18,6 +18,7 @@ _COLUMNS = (
     "HELD",
     "LEFT OUT",
     "DRIFT",
+    "FEED",
     "READS/MIN",
     "MAX CONN",
     "CURSOR",
@@ -33,7 +34,9 @@ def registries(*, bridge: BridgeAddress = "127.0.0.1:15014", output: Output = "t
     lasted. NOT LISTED: it has not been read since the bridge started. IN DOUBT: what is absent from its answers proves nothing.
 
     HELD instances are served though it no longer lists them. LEFT OUT is what could not be used; isthmus doctor has the reasons.
-    DRIFT counts differences that audits found. READS/MIN are those of the last minute; at most MAX CONN connections are open.
+    DRIFT counts differences that audits found. FEED is whether a registry that is to push its changes does: live, or why not; in
+    any case it is polled. READS/MIN are those of the last minute, of as many as it may be asked; at most MAX CONN connections are
+    open.
 
     The exit status is 3 when one is not SYNCED.
 
@@ -87,7 +90,8 @@ def _row(state: RegistryState) -> tuple[str | Text, ...]:
         _count(state.held, "yellow"),
         _count(state.quarantined, "yellow"),
         _count(state.drift, "red"),
-        str(state.reads_last_minute),
+        Text(state.feed, "" if state.feed in ("", "live") else "yellow"),
+        str(state.reads_last_minute) + ("" if state.max_reads_per_minute is None else f"/{state.max_reads_per_minute}"),
         "" if state.max_connections is None else f"{state.max_connections}",
         state.cursor,
         state.address,

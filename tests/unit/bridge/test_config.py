@@ -35,17 +35,20 @@ def test_paths_are_relative_to_the_file() -> None:
     registries:
     - {name: here, type: file, path: services}
     - {name: there, type: file, path: /srv/services}
+    - {name: several, type: file, path: ["teams/*/*.yaml", /srv/more.yaml]}
     - {name: consul, type: consul, address: "https://consul:8501", ca_file: ca.pem}
     state_dir: state
     """
 
-    here, there, consul = config(text).registries
+    here, there, several, consul = config(text).registries
 
     assert isinstance(here, FileRegistry)
     assert isinstance(there, FileRegistry)
+    assert isinstance(several, FileRegistry)
     assert isinstance(consul, ConsulRegistry)
     assert here.path == "/etc/isthmus/services"
     assert there.path == "/srv/services"
+    assert several.path == ("/etc/isthmus/teams/*/*.yaml", "/srv/more.yaml")
     assert (consul.ca_file, consul.cert_file) == ("/etc/isthmus/ca.pem", "")
     assert config(text).state_dir == "/etc/isthmus/state"
 
@@ -120,7 +123,7 @@ class TestReferences:
         ("registries:\n- type: file\n  path: x", "2: registries[0]: name is missing"),
         (
             "registries:\n- {name: a, type: consul}\n- {name: b, type: file, path: x, colour: red}",
-            "3: registries[1].colour: unknown field; accepted: name, path, type",
+            "3: registries[1].colour: unknown field; accepted: name, outlier_detection, path, type",
         ),
         ("registry: []", f"1: registry: unknown field; did you mean registries? accepted: {FIELDS}"),
         ("registries: [{name: a, type: consul, token: 123}]",
@@ -148,8 +151,8 @@ class TestReferences:
             "1: registries[0].name: 'A': expected lower-case letters, digits and dashes, at most 63"),
         ("registries:\n- {name: a, type: file, path: x}\n- {name: a, type: file, path: y}",
             "3: registries[1].name: 'a' is the name of another registry"),
-        ("registries: [{name: a, type: file, path: ''}]", "1: registries[0].path: expected a file or a directory, got nothing"),
-        (f"{REGISTRIES}xds: 3", "2: xds: expected a mapping with address, got a whole number"),
+        ("registries: [{name: a, type: file, path: ''}]", "1: registries[0].path: expected a file, a directory or a pattern, got nothing"),
+        (f"{REGISTRIES}xds: 3", "2: xds: expected a mapping with address, limits, load_interval, got a whole number"),
         (f"{REGISTRIES}mesh:\n  domain: Mesh!", "3: mesh.domain: 'Mesh!': expected a lower-case domain such as mesh.example.com"),
         (f"{REGISTRIES}mesh: {{outbound_port: 70000}}",
             "2: mesh.outbound_port: expected a whole number from 1 to 65535, got 70000"),
@@ -159,6 +162,12 @@ class TestReferences:
             "2: mesh.virtual_ips: '127.64.0.0/33': expected an IPv4 network such as 127.64.0.0/10"),
         (f"{REGISTRIES}mesh: {{virtual_ips: 127.64.0.1/32}}",
             "2: mesh.virtual_ips: '127.64.0.1/32': expected an IPv4 network such as 127.64.0.0/10"),
+        (f"{REGISTRIES}xds: {{limits: {{streams: 0}}}}", "2: xds.limits.streams: expected a whole number of at least 1, got 0"),
+        (f"{REGISTRIES}xds: {{limits: {{subscriptions: 100001}}}}",
+            "2: xds.limits.subscriptions: expected a whole number from 1 to 100000, got 100001"),
+        (f"{REGISTRIES}xds: {{limits: {{requests_per_second: 0}}}}",
+            "2: xds.limits.requests_per_second: expected a number of at least 1, got 0"),
+        (f"{REGISTRIES}xds: {{load_interval: 0.5}}", "2: xds.load_interval: expected a number from 1 to 3600, got 0.5"),
         (f"{REGISTRIES}xds: {{address: 15010}}", "2: xds.address: expected text, got a whole number (quote it)"),
         (f"{REGISTRIES}xds: {{address: '15010'}}",
             "2: xds.address: '15010': expected host:port, such as 127.0.0.1:15010 or [::]:15010"),
@@ -174,7 +183,22 @@ class TestReferences:
         (f"{REGISTRIES}sync_timeout: .nan", "2: sync_timeout: expected a number from 0 to 3600, got no finite number"),
         (f"{REGISTRIES}guard: {{hold: -1}}", "2: guard.hold: expected seconds from 0 to 604800, got -1"),
         (f"{REGISTRIES}guard: {{shrink: 50}}", "2: guard.shrink: expected a share from 0 to 1, got 50"),
-        (f"{REGISTRIES}guard: {{hodl: 1}}", "2: guard.hodl: unknown field; did you mean hold? accepted: hold, shrink"),
+        (f"{REGISTRIES}guard: {{hodl: 1}}", "2: guard.hodl: unknown field; did you mean hold? accepted: hold, services, shrink"),
+        (f"{REGISTRIES}guard: {{services: [{{name: a, shrink: 2}}]}}",
+            "2: guard.services[0].shrink: expected a number from 0 to 1 or nothing, got 2"),
+        (f"{REGISTRIES}guard: {{services: [{{hold: 2}}]}}", "2: guard.services[0]: name is missing"),
+        (f"{REGISTRIES}doubt: {{remove: [Zombies]}}",
+            "2: doubt.remove[0]: expected ContainerAddress, FailedNode, Loopback, NoPorts, NoRenewal, PermanentKey, PortZero or "
+            "Unroutable, got 'Zombies'"),
+        ("registries: [{name: a, type: eureka, outlier_detection: often}]",
+            "1: registries[0].outlier_detection: expected true or false or a mapping with consecutive_5xx, consecutive_failures, "
+            "ejection_time, interval, max_percent, got text"),
+        ("registries: [{name: a, type: eureka, outlier_detection: {max_percent: 0}}]",
+            "1: registries[0].outlier_detection.max_percent: expected a whole number from 1 to 100, got 0"),
+        ("registries: [{name: a, type: file, path: [x, '']}]",
+            "1: registries[0].path: expected a file, a directory or a pattern, got nothing"),
+        (f"{REGISTRIES}merge: {{weights: {{local: much}}}}",
+            "2: merge.weights: expected a mapping in which each entry is a whole number, got a mapping"),
         (f"{REGISTRIES}drain: {{grace: .inf}}", "2: drain.grace: expected seconds from 0 to 604800, got inf"),
         (f"{REGISTRIES}state_dir: ''", "2: state_dir: expected a directory, got nothing"),
         (f"{REGISTRIES}{REGISTRIES}", "2: the key 'registries' stands twice, first on line 1"),

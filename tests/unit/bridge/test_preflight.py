@@ -118,3 +118,11 @@ def test_a_folder_of_services_that_is_not_there_yet_is_a_remark(tmp_path: Path) 
     assert preflight(config) == [f"registry local: {tmp_path}/services is not there (yet)"]
     (tmp_path / "services").mkdir()
     assert preflight(config) == []
+
+
+def test_of_a_pattern_its_beginning_has_to_be_there(tmp_path: Path) -> None:
+    """That nothing matches yet is nothing to remark on."""
+    files = FileRegistry(name="local", path=(f"{tmp_path}/*/services.yaml", f"{tmp_path}/absent/**/*.yaml"))
+    config = msgspec.structs.replace(mk_config(tmp_path), registries=(files,))
+
+    assert preflight(config) == [f"registry local: {tmp_path}/absent is not there (yet)"]

@@ -58,6 +58,10 @@ class TestWrongWords:
             (["serve", "--log-level", "loud"], '"debug", "info", "warning", "error"'),
             (["bootstrap", "--xds", "bridge"], "--xds 'bridge': expected HOST:PORT"),
             (["bootstrap", "--node", ""], "--node: expected a name"),
+            (["bootstrap", "--grpc", "--sotw"], "--sotw is for an Envoy's bootstrap"),
+            (["bootstrap", "--grpc", "-o", "yaml"], "--output yaml is for an Envoy's bootstrap"),
+            (["bootstrap", "--grpc", "--admin", "[::1]:9901"], "--admin is for an Envoy's bootstrap"),
+            (["bootstrap", "--ca", "ca.pem"], "--ca is for a gRPC program's bootstrap"),
             (["services", "--bridge", "http://127.0.0.1:15014"], "expected HOST:PORT"),
             (["completion"], "SHELL"),
             (["holds", "release"], "NAME"),
@@ -101,6 +105,15 @@ class TestBootstrap:
         assert document == yaml.safe_load(run(*words).out)
         assert document["admin"]["address"]["socket_address"] == {"address": "::1", "port_value": 9901}
         assert document["dynamic_resources"]["ads_config"]["api_type"] == "GRPC"
+
+    def test_a_grpc_program_gets_its_own(self, run: Run) -> None:
+        words = ("--grpc", "--xds", "[::1]:1234", "--node", "web-1", "--zone", "eu-1", "-o", "json")
+
+        document = json.loads(run("bootstrap", *words).out)
+
+        (bridge,) = document["xds_servers"]
+        assert (bridge["server_uri"], bridge["channel_creds"]) == ("[::1]:1234", [{"type": "insecure"}])
+        assert document["node"] == {"id": "web-1", "cluster": "isthmus", "locality": {"zone": "eu-1"}}
 
 
 class TestCompletion:

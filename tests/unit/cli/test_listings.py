@@ -34,6 +34,8 @@ GOOD = RegistryState(
     leaving=0,
     audits=1,
     drift=0,
+    removed=0,
+    feed="",
 )
 
 
@@ -53,7 +55,9 @@ def table(text: str) -> list[dict[str, str]]:
 
 class TestRegistries:
     def test_one_that_is_followed(self, run: Run, pretender: Pretender) -> None:
-        done = run("registries", "--bridge", pretender.says([said(GOOD)]))
+        fed = msgspec.structs.replace(GOOD, feed="live")
+
+        done = run("registries", "--bridge", pretender.says([said(fed)]))
 
         assert (done.status, done.err) == (0, "")
         assert table(done.out) == [
@@ -66,12 +70,20 @@ class TestRegistries:
                 "HELD": "0",
                 "LEFT OUT": "0",
                 "DRIFT": "0",
+                "FEED": "live",
                 "READS/MIN": "12",
                 "MAX CONN": "160",
                 "CURSOR": "42",
                 "ADDRESS": "http://127.0.0.1:8500",
             }
         ]
+
+    def test_what_is_read_stands_beside_what_may_be(self, run: Run, pretender: Pretender) -> None:
+        state = msgspec.structs.replace(GOOD, max_reads_per_minute=20_000)
+
+        done = run("registries", "--bridge", pretender.says([said(state)]))
+
+        assert table(done.out)[0]["READS/MIN"] == "12/20000"
 
     @pytest.mark.parametrize(
         ("changes", "state", "note"),
@@ -115,7 +127,7 @@ class TestRegistries:
 
 class TestHolds:
     def test_with_and_without_an_end(self, run: Run, pretender: Pretender) -> None:
-        held = Held("reviews.default", "r-1", "consul", "10.0.0.1", "went back from 9 to 3", 61.0, 239.2)
+        held = Held("reviews.default", "r-1", "consul", "10.0.0.1", "position", "went back from 9 to 3", 61.0, 239.2)
         doubted = msgspec.structs.replace(held, instance="r-2", reason="an ACL filtered it", ends_in_s=None)
 
         done = run("holds", "--bridge", pretender.says(said([held, doubted])))

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from isthmus.bridge import logs
 from isthmus.bridge.bridge import Bridge, StartError
-from isthmus.bridge.config import Config, ListenConfig, MeshConfig
+from isthmus.bridge.config import Config, ListenConfig, MeshConfig, XdsConfig
 from isthmus.cli.demo.bookinfo import Bookinfo, Mesh, authority
 from isthmus.cli.demo.load import Load
 from isthmus.cli.demo.programs import DemoError, claim_port, envoy_version, find_program, free_ports
@@ -144,7 +144,7 @@ async def _scene(options: Options) -> AsyncGenerator[Scene, None]:
             Config(
                 registries=(registry.to_config(),),
                 mesh=MeshConfig(outbound_port=outbound),
-                xds=ListenConfig("127.0.0.1:0"),
+                xds=XdsConfig("127.0.0.1:0"),
                 http=ListenConfig("127.0.0.1:0"),
                 drain=DrainRules(DRAIN),
                 state_dir=str(directory / "state"),
