@@ -17,6 +17,7 @@ from pathlib import Path
 from isthmus.bridge import bridge as wiring
 from isthmus.bridge import logs
 from isthmus.bridge.config import load
+from isthmus.bridge.run import tune
 from isthmus.registry.hub import Hub
 from isthmus.registry.model import Catalog
 from isthmus.xds.server.transport import TLSConfig
@@ -89,4 +90,5 @@ def _say(**answer: object) -> None:
 
 if __name__ == "__main__":
     logs.configure("info")
+    tune()
     asyncio.run(main(Path(sys.argv[1]), [Path(word) for word in sys.argv[2:]]))

@@ -47,9 +47,9 @@ def connections(pid: int, port: int) -> int:
     except FileNotFoundError:
         return 0
     rows = (line.split() for table in tables for line in table)
-    return sum(
-        row[3] == _ESTABLISHED and int(row[2].partition(":")[2], 16) == port and row[9] in inodes for row in rows
-    )
+    # A table that changes while it is read may show a connection twice.
+    found = {row[9] for row in rows if row[3] == _ESTABLISHED and int(row[2].partition(":")[2], 16) == port}
+    return len(found & inodes)
 
 
 def _sockets(pid: int) -> set[str]:

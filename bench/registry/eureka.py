@@ -133,8 +133,13 @@ class ScriptedEureka:
             earliest = time.monotonic() - RETENTION
             self._recent = {at: since for at, since in self._recent.items() if since >= earliest}
             states = sorted((self._fleet.state(*at) for at in self._recent), key=lambda s: s.service)
+        # One by one: 50,000 instances as objects would be a gigabyte, for a moment.
         applications = [
-            {"name": State(service, 0).name.upper(), "instance": [self._instance(s) for s in members]}
+            msgspec.Raw(
+                msgspec.json.encode(
+                    {"name": State(service, 0).name.upper(), "instance": [self._instance(s) for s in members]}
+                )
+            )
             for service, members in itertools.groupby(states, key=lambda s: s.service)
         ]
         counts = (("DOWN", self._down), ("UP", len(self._fleet) - self._down))

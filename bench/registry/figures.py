@@ -73,7 +73,7 @@ def of_rest(label: str, idle: Idle, rare: float) -> list[Row]:
 
 def of_changes(label: str, series: Series, kinds: Sequence[Kind], latency: float, peer: str) -> list[Row]:
     """`latency` is the target for p99, in ms."""
-    what = f"{' or '.join(kinds)}, {len(series.latencies)} changes one after another"
+    what = f"{' or '.join(kinds)}, {len(series.latencies)} changes"
     return [
         figure(f"registry.change_to_catalog_p50_ms.{label}", quantile(series.latencies, 0.5), f"ms, {what}", peer),
         at_most(
@@ -100,9 +100,20 @@ def of_churn(label: str, series: Series, how: str, budget: float | None) -> list
         figure(name, reads, "reads", how) if budget is None else at_most(name, reads, "reads", budget, how),
         figure(f"registry.churn_change_to_catalog_p50_ms.{label}", p50, "ms", how),
         figure(f"registry.churn_change_to_catalog_p99_ms.{label}", p99, "ms", how),
-        at_most(f"registry.churn_missing.{label}", series.missing, "changes that did not arrive within 60 s", 0, how),
+        at_most(
+            f"registry.churn_missing.{label}",
+            series.missing,
+            "changes that did not arrive within 20 s of the last",
+            0,
+            how,
+        ),
         figure(f"registry.cpu_percent_churn.{label}", series.cpu * 100, "% of one CPU", how),
     ]
+
+
+def of_errors(label: str, errors: int) -> Row:
+    """A registry that could not be read for a while makes the other rows worthless."""
+    return at_most(f"registry.read_errors.{label}", errors, "requests that failed, in all", 0)
 
 
 def of_connections(label: str, most: int, allowed: int, how: str) -> Row:

@@ -95,8 +95,8 @@ class ScriptedNomad:
         request.answer(self._names, _headers(self._services.index))
 
     def _answer_allocations(self, request: Request) -> None:
-        stubs = [self._allocation(s, whole=False) for s in self._fleet.states()]
-        self._answer(request, stubs, self._allocations.index)
+        stubs = [msgspec.json.encode(self._allocation(s, whole=False)) for s in self._fleet.states()]
+        request.answer(b"[" + b",".join(stubs) + b"]", _headers(self._allocations.index))
 
     def _answer(self, request: Request, value: object, index: int) -> None:
         request.answer(msgspec.json.encode(value), _headers(index))

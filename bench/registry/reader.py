@@ -134,7 +134,7 @@ class _Reader:
                     reply(cpu_s=self._save())
                 case _:
                     status = self._status
-                    reply(cpu_s=time.process_time(), reads=status.reads, errors=status.errors, stale=status.stale_since)
+                    reply(cpu_s=time.process_time(), reads=status.reads, errors=status.errors)
 
     def _save(self) -> float:
         """CPU seconds that it takes to write the last known good state."""

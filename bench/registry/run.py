@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from bench.registry import figures
-from bench.registry.figures import Series
+from bench.registry.figures import Idle, Series
 from bench.registry.measure import Bench, open_bench
 from bench.registry.population import INSTANCES, NODES, Fleet, Kind
 from bench.registry.sides import Side, consul, etcd, scripted
@@ -35,9 +35,9 @@ REAL, REAL_INSTANCES = 2_000, 5
 
 CHURN = 0.1
 """Share of all instances that change per minute."""
-CHURN_SECONDS = 15.0
-SMALL_IDLE = 8.0
-UNHINTED, UNHINTED_PAUSE, UNHINTED_SECONDS = 200, 0.5, 40.0
+CHURN_SECONDS = 10.0
+SMALL_IDLE = 5.0
+UNHINTED, UNHINTED_PAUSE, UNHINTED_SECONDS = 200, 0.5, 20.0
 """Changes that no hint of Consul's names: so many, or as many as there is time for, since some take seconds."""
 
 ALL: Sequence[Kind] = ("health", "weight", "address")
@@ -47,9 +47,9 @@ UNNAMED: Sequence[Kind] = ("weight", "address")
 class Platform(msgspec.Struct, frozen=True):
     """How one platform is measured.
 
-    `kinds` are those of the changes made one by one, `pause` the seconds between two of them on average, `latency` the target for
-    them in ms. `connections` and `reads` per minute are configured, or the adapter's own limit. `idle_seconds` hold at least two
-    of whatever it does regularly. `others` is what others need.
+    `kinds` are those of the changes that do not meet, `pause` the seconds between two of them on average, `latency` the target
+    for them in ms; without `waits` the next one is made whether or not the one before has arrived. `connections`, and `reads` per
+    minute, are configured, or the adapter's own limit. `idle_seconds` hold what it does regularly. `others` is what others need.
     """
 
     kind: str
@@ -62,13 +62,14 @@ class Platform(msgspec.Struct, frozen=True):
     reads: float | None
     idle_seconds: float
     others: str
+    waits: bool = True
 
 
 CONSUL = Platform(
     "consul",
     ("health",),
     ALL,
-    200,
+    150,
     0.08,
     100,
     ConsulConfig().max_connections,
@@ -82,25 +83,26 @@ PLATFORMS = (
         "eureka",
         ALL,
         ALL,
-        120,
-        0.1,
+        300,
+        0.12,
         1_000,
         16,
         None,
-        62,
+        33,
         "Eureka's clients read each 30 s what is cached for 30 s (its defaults, not measured here)",
+        waits=False,
     ),
-    Platform("etcd", UNNAMED, UNNAMED, 300, 0.04, 100, 1, None, 22, "no figure of others is published"),
+    Platform("etcd", UNNAMED, UNNAMED, 200, 0.04, 100, 1, None, 11, "no figure of others is published"),
     Platform(
         "nomad",
         ALL,
         ALL,
-        300,
+        200,
         0.04,
         100,
         NomadConfig().max_connections,
         None,
-        22,
+        11,
         "Traefik polls each 15 s (published, not measured here)",
     ),
 )
@@ -133,8 +135,7 @@ async def _platform(platform: Platform, directory: Path, rng: random.Random) -> 
     async with _side(kind, directory / f"{kind}-small", fleet) as side, open_bench(kind, side, fleet) as bench:
         await bench.listed()
         idle = await bench.idle(SMALL_IDLE)
-        changes = fleet.changes(rng.sample(range(SMALL), platform.changes), platform.kinds, rng)
-        small = await bench.one_by_one(changes, idle, platform.pause, rng)
+        small = await _apart(platform, bench, rng.sample(range(SMALL), SMALL), idle, rng)
     return [*rows, figures.of_ratio(kind, large, small)]
 
 
@@ -157,8 +158,7 @@ async def _at_length(
     """The listing, rest, and changes one by one, each in the next of these services."""
     listed = await bench.listed()
     idle = await bench.idle(platform.idle_seconds)
-    changes = bench.fleet.changes(services[: platform.changes], platform.kinds, rng)
-    series = await bench.one_by_one(changes, idle, platform.pause, rng)
+    series = await _apart(platform, bench, services, idle, rng)
     rows = [
         *figures.of_listing(label, len(bench.fleet), listed),
         *figures.of_rest(label, idle, rare(platform.kind, bench.fleet.size, bench.fleet.instances)),
@@ -175,16 +175,25 @@ async def _at_length(
     return rows, series
 
 
+async def _apart(platform: Platform, bench: Bench, services: Sequence[int], idle: Idle, rng: random.Random) -> Series:
+    """Changes that do not meet."""
+    changes = bench.fleet.changes(services[: platform.changes], platform.kinds, rng)
+    if platform.waits:
+        return await bench.one_by_one(changes, idle, platform.pause, rng)
+    return await bench.steadily(changes, idle, 1 / platform.pause)
+
+
 async def _churn(platform: Platform, label: str, bench: Bench, rng: random.Random) -> list[Row]:
     per_second = len(bench.fleet) * CHURN / 60
     changes = bench.fleet.churn(round(per_second * CHURN_SECONDS), platform.churned, rng)
     say(f"    {len(changes)} changes, {per_second:.0f} per second")
-    series = await bench.churn(changes, per_second)
+    series = await bench.steadily(changes, Idle(0, 0, 0), per_second)
     how = f"{per_second:.0f} changes per second for {CHURN_SECONDS:.0f} s, scaled"
     most, counted = await bench.side.most_connections()
     return [
         *figures.of_churn(label, series, how, platform.reads),
         figures.of_connections(label, most, platform.connections, counted),
+        figures.of_errors(label, bench.errors),
     ]
 
 

@@ -51,8 +51,8 @@ async def main(kind: str, size: int, options: list[str]) -> None:
                     registry.put(state)
                 reply(at=at)
             case _:
-                reply(requests=web.requests, connections=web.connections, most_connections=web.most_connections)
-    web.close()
+                reply(requests=web.requests, most_connections=web.most_connections)
+    await web.close()
     if replicating is not None:
         replicating.cancel()
         with contextlib.suppress(asyncio.CancelledError):

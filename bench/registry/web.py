@@ -7,6 +7,7 @@ to cost little: a request is split by hand, and an answer is one write.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl, unquote
 
@@ -51,7 +52,7 @@ class Web:
     def __init__(self, handle: Callable[[Request], None]) -> None:
         self.handle = handle
         self.requests = 0
-        self.connections = 0
+        self.connections: set[asyncio.Transport] = set()
         self.most_connections = 0
         self._server: asyncio.Server | None = None
 
@@ -60,9 +61,26 @@ class Web:
         self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), "127.0.0.1", 0)
         return int(self._server.sockets[0].getsockname()[1])
 
-    def close(self) -> None:
+    def opened(self, connection: asyncio.Transport) -> None:
+        self.connections.add(connection)
+        if len(self.connections) > self.most_connections:
+            self.most_connections = max(self.most_connections, self._open())
+
+    def _open(self) -> int:
+        """The connections whose clients have not closed them, known here or not: who closes one and opens another has one."""
+        poll = select.poll()
+        for connection in self.connections:
+            poll.register(connection.get_extra_info("socket"), select.POLLRDHUP)
+        return len(self.connections) - len(poll.poll(0))
+
+    async def close(self) -> None:
+        """Stop listening, and end all connections."""
         if self._server is not None:
             self._server.close()
+        for connection in tuple(self.connections):
+            connection.abort()
+        while self.connections:  # noqa: ASYNC110 - a turn of the loop or two
+            await asyncio.sleep(0)
 
 
 class _Connection(asyncio.Protocol):
@@ -79,12 +97,12 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._web.connections += 1
-        self._web.most_connections = max(self._web.most_connections, self._web.connections)
+        self._web.opened(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        assert self._transport is not None
+        self._web.connections.discard(self._transport)
         self._transport = None
-        self._web.connections -= 1
 
     def data_received(self, data: bytes) -> None:
         self._received += data

@@ -13,6 +13,7 @@ from isthmus.bridge.bridge import Bridge
 from isthmus.bridge.config import Config, ConsulRegistry, ListenConfig, MeshConfig, XdsConfig
 from isthmus.registry.guard import GuardRules
 from tests.e2e.scripted import Scripted
+from tests.e2e.translated import Translated
 from tests.servers.consul import Consul
 from tests.servers.envoy import LATEST, Envoy
 from tests.servers.process import free_port
@@ -109,6 +110,15 @@ async def xds(tmp_path: Path) -> AsyncIterator[Scripted]:
         scripted = Scripted(tmp_path, stack)
         await scripted.start()
         yield scripted
+
+
+@pytest.fixture
+async def town(tmp_path: Path) -> AsyncIterator[Translated]:
+    """An xDS server without a bridge, that serves what is made of the services which a test puts there."""
+    async with AsyncExitStack() as stack:
+        translated = Translated(tmp_path, stack)
+        await translated.start()
+        yield translated
 
 
 @pytest.fixture

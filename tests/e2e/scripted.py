@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry
 from isthmus.xds.resource import Resource, TypeUrl
 from isthmus.xds.server.grpc_aio import GrpcAioTransport
 from isthmus.xds.server.metrics import XdsMetrics
-from isthmus.xds.server.server import ENVOY_GROUP, XdsServer
+from isthmus.xds.server.server import XdsServer
+from isthmus.xds.server.views import ENVOY_GROUP
 from isthmus.xds.store import publish
 from tests.servers.envoy import LATEST, Envoy
 from tests.servers.process import free_port
@@ -107,8 +108,7 @@ class Scripted:
     """The server, and what is published."""
 
     def __init__(self, directory: Path, stack: AsyncExitStack) -> None:
-        self.registry = CollectorRegistry()
-        self.server = XdsServer(GrpcAioTransport(), XdsMetrics(self.registry), "test", load_interval=1.0)
+        self._begin()
         self.port = free_port()
         """Where a test's listener listens."""
         self.envoys: list[Envoy] = []
@@ -116,10 +116,26 @@ class Scripted:
         self._stack = stack
         self._resources: dict[TypeUrl, dict[str, Resource]] = {}
 
+    def _begin(self) -> None:
+        self.registry = CollectorRegistry()
+        self.server = XdsServer(GrpcAioTransport(), XdsMetrics(self.registry), "test", load_interval=1.0)
+
     async def start(self) -> None:
         self.server.start()
         self.address = await self.server.listen("127.0.0.1:0")
-        self._stack.push_async_callback(self.server.stop, 0)
+        self._stack.push_async_callback(lambda: self.server.stop(0))
+
+    async def restart(self, change: Callable[[], None] = lambda: None) -> None:
+        """Stop the server and start another at the same address, which knows nothing of the streams of the one before.
+
+        `change` publishes while no server listens.
+        """
+        await self.server.stop(0)
+        self._begin()
+        self._publish()
+        change()
+        self.server.start()
+        await self.server.listen(self.address)
 
     def publish(self, *resources: Resource, without: tuple[TypeUrl, str] | None = None) -> None:
         """Add or replace resources, remove one; each call is one generation."""
@@ -127,16 +143,31 @@ class Scripted:
             self._resources.setdefault(resource.type_url, {})[resource.name] = resource
         if without is not None:
             del self._resources[without[0]][without[1]]
+        self._publish()
+
+    def publish_whole(self, resources: Mapping[TypeUrl, Mapping[str, Resource]]) -> None:
+        """Publish these resources and no others, as one generation."""
+        self._resources = {t: dict(of_type) for t, of_type in resources.items()}
+        self._publish()
+
+    def _publish(self) -> None:
         copied = {t: dict(of_type) for t, of_type in self._resources.items()}
         self.server.update({ENVOY_GROUP: publish(self.server.snapshot, copied)})
 
-    async def envoy(self, *, delta: bool = True, edit: Callable[[Bootstrap], None] = lambda _: None) -> Envoy:
-        """An Envoy of the latest version, live."""
-        envoy = Envoy(self._directory, self.address, LATEST, delta=delta, edit=edit)
+    async def envoy(
+        self,
+        version: str = LATEST,
+        *,
+        delta: bool = True,
+        edit: Callable[[Bootstrap], None] = lambda _: None,
+        timeout: float = 20,
+    ) -> Envoy:
+        """An Envoy, live."""
+        envoy = Envoy(self._directory, self.address, version, delta=delta, edit=edit)
         envoy.start()
         self._stack.callback(envoy.stop)
         self.envoys.append(envoy)
-        await envoy.ready()
+        await envoy.ready(timeout)
         return envoy
 
     async def get(self, host: str = "test", **headers: str) -> tuple[int, str]:

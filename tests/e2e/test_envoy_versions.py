@@ -20,7 +20,8 @@ from prometheus_client import CollectorRegistry
 from isthmus.xds.resource import Resource, TypeUrl
 from isthmus.xds.server.grpc_aio import GrpcAioTransport
 from isthmus.xds.server.metrics import XdsMetrics
-from isthmus.xds.server.server import ENVOY_GROUP, XdsServer
+from isthmus.xds.server.server import XdsServer
+from isthmus.xds.server.views import ENVOY_GROUP
 from isthmus.xds.store import publish
 from isthmus.xds.translate import Mesh, Translation, translate
 from tests.golden.meshes import CASES, decode, load, to_files

@@ -216,7 +216,9 @@ class TestTokens:
                 "/v1/acl/policy/shrinking", {"Name": "shrinking", "Rules": 'namespace "team-a" { policy = "read" }'}
             )
             await eventually(lambda: seen.error or seen.latest.doubt, "it is noticed")
-            assert seen.error or seen.service("web") is None
+            # It may still be in the list of names that was read just before, with nothing behind it.
+            found = seen.service("web")
+            assert seen.error or found is None or not found.instances
         async with following(adapter) as again:
             await eventually(lambda: again.snapshots, "it is listed again")
             assert "default" in again.latest.doubt

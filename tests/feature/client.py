@@ -64,8 +64,11 @@ class Refused(Exception):  # noqa: N818 - a word of the protocol
 class Client:
     """One stream. `subscribe`, then `expect` and `ack` or `nack`; `converge` does all of it as an Envoy would."""
 
-    def __init__(self, address: str, *, node: str = "envoy", delta: bool = True, path: str = "") -> None:
+    def __init__(
+        self, address: str, *, node: str = "envoy", delta: bool = True, path: str = "", agent: str = "test"
+    ) -> None:
         self.node = node
+        self._agent = agent
         self.delta = delta
         self.held: dict[str, dict[str, str]] = {t: {} for t in TypeUrl}
         """Versions of what it has acknowledged, by type and name (state of the world: the type's under the empty name)."""
@@ -212,7 +215,7 @@ class Client:
     async def _request(self, request: DiscoveryRequest | DeltaDiscoveryRequest, first: bool = False) -> None:
         if first:
             request.node.id = self.node
-            request.node.user_agent_name = "test"
+            request.node.user_agent_name = self._agent
         await self.send(request.SerializeToString())
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from isthmus.registry.consul import ConsulConfig
 from isthmus.registry.consul.adapter import ConsulAdapter
+from isthmus.registry.consul.api import ConsulApi
+from isthmus.registry.consul.budget import ReadBudget
 from isthmus.registry.guard import GuardRules, guard
 from isthmus.registry.model import Health, Origin, Service, ServiceKey
 from isthmus.registry.origin import OriginStatus
@@ -226,6 +228,39 @@ async def test_node_checks_concern_each_service_on_the_node(consul: Consul) -> N
             lambda: all(health(seen, f"svc-{n}") is Health.UNHEALTHY for n in range(1, 40, 2)), "n1's services are out"
         )
         assert all(health(seen, f"svc-{n}") is Health.HEALTHY for n in range(0, 40, 2))
+
+
+async def test_the_index_of_a_service_moves_with_all_that_concerns_it_and_can_be_had_for_little(consul: Consul) -> None:
+    """Sweeps rest on it: whatever changes, asking for the instances with a tag that none has tells the index of all."""
+    await consul.register("web", "web-1", ttl_status="passing")
+    await consul.catalog_register("n1", "web", "web-2")
+    await consul.catalog_register("n1", "other")
+    stats = OriginStatus(Origin("dc1", "consul"))
+    config = ConsulConfig(address=consul.address)
+    api = ConsulApi(config, ReadBudget(config.max_reads_per_minute, stats), stats)
+    node = {"Node": "n1", "Address": "127.0.0.2"}
+    check = {"Check": {"Node": "n1", "CheckID": "n", "Name": "n", "Status": "warning"}}
+    concerning: list[Callable[[], Awaitable[object]]] = [
+        lambda: consul.set_check("web-1", "critical"),
+        lambda: consul.maintenance("web-1", True),
+        lambda: consul.register("web", "web-1", meta={"version": "v2"}, ttl_status="passing"),
+        lambda: consul.register("web", "web-1", weights=(2, 1), ttl_status="passing"),
+        lambda: consul.put("/v1/catalog/register", node),
+        lambda: consul.put("/v1/catalog/register", node | {"NodeMeta": {"zone": "z"}}),
+        lambda: consul.put("/v1/catalog/register", node | check),
+        lambda: consul.catalog_deregister("n1"),
+    ]
+    try:
+        for change in concerning:
+            before = (await api.instances("web")).index
+            assert await api.is_at("web", before)
+            await change()
+            after = (await api.instances("web")).index
+            assert after > before
+            assert await api.is_at("web", after)
+            assert not await api.is_at("web", before)
+    finally:
+        await api.close()
 
 
 async def test_a_node_that_goes_takes_its_instances_along(consul: Consul) -> None:

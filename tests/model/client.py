@@ -71,7 +71,8 @@ class Client(abc.ABC):
         self.take(response)
         versions = {r.name: r.version for r in response.resources}
         for name in names:
-            self.refused_versions[type_url][name] = versions[name]
+            if name not in held or held[name].version != versions[name]:  # else it goes on as it was
+                self.refused_versions[type_url][name] = versions[name]
             self.held[type_url].pop(name, None)
             if name in held and self.wants(type_url, name):
                 self.held[type_url][name] = held[name]
@@ -144,7 +145,8 @@ class SotwClient(Client):
 
     def _list(self, type_url: TypeUrl, add: Iterable[str], drop: Iterable[str]) -> None:
         listed = (self._listed[type_url] - set(drop)) | set(add)
-        self._try_again(type_url, listed - self._listed[type_url])
+        asked = listed - self._listed[type_url]
+        self._try_again(type_url, asked - {"*"} if self.wildcard[type_url] else asked)
         self._listed[type_url] = listed
         if listed:
             self._ever_named.add(type_url)
@@ -178,8 +180,10 @@ class SotwClient(Client):
         return self.version[type_url] == str(SetVersion.of(self.held[type_url].values()))
 
     def _reopen(self, type_url: TypeUrl) -> None:
-        if not self.can_show(type_url):
-            self.version[type_url] = ""
+        if not self.version[type_url]:
+            self.held[type_url].clear()  # as after a restart: nobody could tell that it has anything
+        elif not self.can_show(type_url):
+            self.version[type_url] = "of another list"
         if not self._listed[type_url]:
             self._ever_named.discard(type_url)
             self.wildcard[type_url] = type_url in WHOLE

@@ -47,8 +47,14 @@ class Session:
         """Versions that were refused by name; none is to be offered again unless it has changed meanwhile or is asked for."""
         self.had: dict[TypeUrl, dict[str, str]] = {t: {} for t in ORDER}
         """What was offered before the last response."""
+        self.unsure: set[TypeUrl] = set()
+        """Types of which the client may hold what it has not been sent on this stream: it is not to be left out when refused."""
+        self.mixed: set[TypeUrl] = set()
+        """Types of which it asked for names beside the whole or in its place; as above, for good."""
         self.renewed: set[str] = set()
         """Clusters sent on this stream."""
+        self.again: set[str] = set()
+        """Those whose endpoints are to be sent again."""
         self.opened: dict[TypeUrl, set[str]] = {}
         self._last_nonce: dict[TypeUrl, str] = {}
         self._snapshot = snapshot
@@ -95,7 +101,10 @@ class Session:
         offered = self.offered[type_url]
         if nonce and self.in_flight.get(type_url) == nonce:
             del self.in_flight[type_url]
-            self._expect_to_park(type_url, request.error_detail.message)
+            if request.HasField("error_detail"):
+                self._expect_to_park(type_url, request.error_detail.message)
+            else:
+                self.unsure.discard(type_url)
         if isinstance(request, DiscoveryRequest):
             if nonce and nonce != self._last_nonce.get(type_url, nonce) and type_url not in self.in_flight:
                 return
@@ -103,6 +112,7 @@ class Session:
             asked = names - before
             if names:
                 self.named.add(type_url)
+            was_whole = type_url in self.whole
             self._follow_wildcard(type_url, "*" in names or type_url not in self.named, "*" not in names)
             if first and type_url in self.whole:
                 asked.add("*")
@@ -113,6 +123,10 @@ class Session:
                     (n, r.version) for n, r in self._snapshot.of_type(type_url).items() if self._wants(type_url, n)
                 )
                 asked.clear()
+            elif first and request.version_info and type_url in WHOLE:
+                self.unsure.add(type_url)
+            if (type_url in self.whole and asked - {"*"}) or (was_whole and type_url not in self.whole):
+                self.mixed.add(type_url)
         else:
             asked, dropped = set(request.resource_names_subscribe), set(request.resource_names_unsubscribe)
             if first and not asked and type_url in WHOLE:
@@ -138,15 +152,15 @@ class Session:
         if "*" in asked:
             self.parked[type_url].clear()
         if first and type_url == EDS:
-            for name in self.renewed:
-                offered.pop(name, None)
+            self.again |= self.renewed
 
     def _expect_to_park(self, type_url: TypeUrl, error: str) -> None:
         had, offered = self.had[type_url], self.offered[type_url]
         current = self._snapshot.of_type(type_url)
         for name in error.partition(": ")[2].split():
-            version = offered.pop(name, "")
-            if version and had.get(name) != version:
+            version = offered.get(name, "")
+            if version and had.get(name) != version and (name in had or type_url not in self.unsure | self.mixed):  # else it refuses what it has had before, and keeps that
+                del offered[name]
                 if name in had:
                     offered[name] = had[name]
                 if name in current and current[name].version == version:
@@ -195,6 +209,9 @@ class Session:
         else:
             assert unanswered or got or response.removed, f"empty: {response}"
             again = {n for n, v in got.items() if offered.get(n) == v}
+            if type_url == EDS:
+                again -= self.again
+                self.again -= {*got, *response.removed}
             assert not again, f"sent again: {again} in {response}"
             offered.update(got)
             for name in response.removed:
@@ -207,5 +224,6 @@ class Session:
         if type_url == CDS:  # the endpoints of what is new or changed must be sent again
             for name, version in got.items():
                 if not whole or before.get(name) != version:
-                    self.offered[EDS].pop(name, None)
                     self.renewed.add(name)
+                    if EDS in self.opened:
+                        self.again.add(name)

@@ -79,7 +79,7 @@ class AnyClient(RuleBasedStateMachine):
                 error = "no"
                 self.client.refuse(response)
             elif named := [r.name for r in response.resources[refuse]]:
-                error = f"no good: {' '.join(named)}"
+                error = f"Error adding/updating resource(s): {' '.join(named)}"
                 self.client.refuse_some(response, named)
             else:
                 self.client.take(response)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
 from isthmus.xds.bootstrap import to_bootstrap, to_json
@@ -17,6 +19,29 @@ from tests.servers.process import Process, free_port
 from tests.wait import eventually
 
 LATEST = ENVOYS[-1]
+
+
+class Updates(msgspec.Struct, frozen=True):
+    """What an Envoy has counted of one type's subscriptions. It attempts once when it subscribes, and once per response."""
+
+    attempted: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    timed_out: int = 0
+
+
+_UPDATES = {
+    "update_attempt": "attempted",
+    "update_success": "accepted",
+    "update_rejected": "rejected",
+    "init_fetch_timeout": "timed_out",
+}
+_SUBSCRIPTIONS = {
+    "CDS": r"cluster_manager\.cds",
+    "EDS": r"cluster\..*",
+    "LDS": r"listener_manager\.lds",
+    "RDS": r"http\..*\.rds\..*",
+}
 
 
 class Envoy(Process):
@@ -61,20 +86,39 @@ class Envoy(Process):
             assert answer.status == 200, f"{path}: {answer.status}"
             return await answer.read()
 
-    async def ready(self) -> None:
+    async def ready(self, timeout: float = 20) -> None:
         """Wait until it is live: all clusters and listeners that it was sent first are warm."""
 
         async def live() -> bool:
             assert self.running, f"envoy ended: {self.output()}"
             return b"LIVE" in await self.admin("/ready")
 
-        await eventually(live, "envoy is live", 20)
+        await eventually(live, "envoy is live", timeout)
 
     async def stats(self, prefix: str) -> dict[str, int]:
         """Counters and gauges whose names begin with a prefix."""
         text = (await self.admin(f"/stats?filter=^{prefix}&usedonly")).decode()
         pairs = (line.rpartition(": ") for line in text.splitlines())
         return {name: int(value) for name, _, value in pairs if value.isdecimal()}
+
+    async def updates(self) -> dict[str, Updates]:
+        """By CDS, EDS, LDS and RDS; that of EDS is the sum of all clusters."""
+        found = {}
+        for kind, subscription in _SUBSCRIPTIONS.items():
+            stats = await self.stats(rf"{subscription}\.({'|'.join(_UPDATES)})$")
+            counts = dict.fromkeys(_UPDATES.values(), 0)
+            for name, value in stats.items():
+                counts[_UPDATES[name.rpartition(".")[2]]] += value
+            found[kind] = Updates(**counts)
+        return found
+
+    async def active(self, cluster: str) -> dict[str, Any] | None:
+        """A cluster that is in use, as Envoy was sent it; None while it is warming or not there."""
+        document = json.loads(
+            await self.admin(f"/config_dump?resource=dynamic_active_clusters&name_regex=^{re.escape(cluster)}$")
+        )
+        found: list[dict[str, Any]] = [c["cluster"] for c in document.get("configs", ())]
+        return next((c for c in found if c["name"] == cluster), None)
 
     async def rejected(self) -> dict[str, int]:
         """Statistics of refused or timed out configuration that are not zero; empty when all is well."""

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -73,8 +74,17 @@ class Process:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal; after SIGSTOP, all of its threads have stopped, which takes them a moment."""
         assert self._popen is not None, f"{self.argv[0]} was not started"
         self._popen.send_signal(number)
+        deadline = time.monotonic() + 5
+        while number is signal.SIGSTOP and self.running and not self._has_stopped():
+            assert time.monotonic() < deadline, f"{self.argv[0]} does not stop"
+            time.sleep(0.001)
+
+    def _has_stopped(self) -> bool:
+        threads = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        return all(thread.read_text().rpartition(")")[2].split()[0] in "Tt" for thread in threads)
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -41,23 +41,24 @@ class Upstream:
         return web.Response(text=self.name)
 
 
-async def get(port: int, host: str) -> tuple[int, str]:
-    """One request through an Envoy's outbound listener: the status and the body."""
+async def get(port: int, host: str, address: str = "127.0.0.1") -> tuple[int, str]:
+    """One request through a listener of an Envoy, by default the outbound one: the status and the body."""
     async with (
         aiohttp.ClientSession(timeout=CLIENT_TIMEOUT) as session,
-        session.get(f"http://127.0.0.1:{port}/", headers={"Host": host}) as answer,
+        session.get(f"http://{address}:{port}/", headers={"Host": host}) as answer,
     ):
         return answer.status, (await answer.text()).strip()
 
 
 class Load:
-    """Requests for one host, one after another, until it is stopped."""
+    """Requests for one host, one after another, until it is stopped; `fresh`: each on a connection of its own."""
 
-    def __init__(self, port: int, host: str) -> None:
+    def __init__(self, port: int, host: str, address: str = "127.0.0.1", *, fresh: bool = False) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
-        self._port = port
+        self._url = f"http://{address}:{port}/"
         self._host = host
+        self._fresh = fresh
 
     @property
     def requests(self) -> int:
@@ -70,10 +71,11 @@ class Load:
 
     async def run(self) -> None:
         """Ask for ever, about 200 times a second."""
-        async with aiohttp.ClientSession(timeout=CLIENT_TIMEOUT) as session:
+        connector = aiohttp.TCPConnector(force_close=self._fresh)
+        async with aiohttp.ClientSession(timeout=CLIENT_TIMEOUT, connector=connector) as session:
             while True:
                 try:
-                    async with session.get(f"http://127.0.0.1:{self._port}/", headers={"Host": self._host}) as answer:
+                    async with session.get(self._url, headers={"Host": self._host}) as answer:
                         text = (await answer.text()).strip()
                         if answer.status == 200:
                             self.answers[text] += 1
@@ -85,9 +87,11 @@ class Load:
 
 
 @asynccontextmanager
-async def constant_load(port: int, host: str, streams: int = 2) -> AsyncIterator[Load]:
+async def constant_load(
+    port: int, host: str, streams: int = 2, address: str = "127.0.0.1", *, fresh: bool = False
+) -> AsyncGenerator[Load, None]:
     """Load while the block runs."""
-    load = Load(port, host)
+    load = Load(port, host, address, fresh=fresh)
     tasks = [asyncio.create_task(load.run()) for _ in range(streams)]
     try:
         yield load

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,8 +27,10 @@ from isthmus.bridge.metrics import RegistryCollector
 from isthmus.bridge.preflight import PreflightError, preflight
 from isthmus.bridge.state import StateError, VirtualIPs
 from isthmus.registry.hub import Hub
-from isthmus.registry.model import Catalog, Conflict, ServiceKey
+from isthmus.registry.model import Catalog, Conflict, Service, ServiceKey
 from isthmus.registry.source import SourceRules
+from isthmus.registry.thread import in_thread, is_large
+from isthmus.xds.group import ProxyGroup
 from isthmus.xds.server.grpc_aio import GrpcAioTransport
 from isthmus.xds.server.metrics import XdsMetrics
 from isthmus.xds.server.server import XdsServer
@@ -38,6 +41,8 @@ log = structlog.get_logger()
 
 DRAIN_SECONDS = 2.0
 """How long proxies get to take what is on its way before their streams end."""
+FAN_OUT_SECONDS = 1.0
+"""How long a change waits for the one before it to be on its way to all proxies."""
 
 
 class StartError(Exception):
@@ -57,6 +62,9 @@ class Bridge:
         self.xds_address = ""
         self.http_address = ""
         self.stopping = False
+        self._settings = MeshSettings(config.mesh.domain, config.mesh.outbound_address, config.mesh.outbound_port)
+        self._publishing = asyncio.Lock()
+        """Held while views are made from those before."""
         self._stack = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
@@ -69,7 +77,7 @@ class Bridge:
 
     async def _start(self) -> None:
         config = self.config
-        _look_ahead(config)
+        await _look_ahead(config)
         try:
             self._vips = VirtualIPs(Path(config.state_dir), config.mesh.virtual_ips)
         except StateError as e:
@@ -103,7 +111,8 @@ class Bridge:
             self._add(registry)
         self.hub.prefer([r.name for r in config.registries], config.merge_rules)
         self._pipeline = asyncio.create_task(self._run(), name="pipeline")
-        self._stack.push_async_callback(_cancel, self._pipeline)
+        self._views_wanted = asyncio.create_task(self._make_wanted(), name="views")
+        self._stack.push_async_callback(_cancel, self._pipeline, self._views_wanted)
         log.info("bridge.started", xds=self.xds_address, http=self.http_address, registries=list(self.hub.statuses))
 
     async def stop(self) -> None:
@@ -113,7 +122,10 @@ class Bridge:
 
     async def failed(self) -> None:
         """Wait until the pipeline ends by itself, which it does only by raising."""
-        await asyncio.shield(self._pipeline)
+        tasks = (self._pipeline, self._views_wanted)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
     @property
     def conflicts(self) -> tuple[Conflict, ...]:
@@ -131,7 +143,7 @@ class Bridge:
             StartError: something that the configuration refers to cannot be used. Nothing has changed.
 
         """
-        _look_ahead(config)
+        await _look_ahead(config)
         ignored = [f for f in _FIXED if getattr(config, f) != getattr(self.config, f)]
         if ignored:
             log.warning("bridge.restart_needed", fields=ignored)
@@ -175,8 +187,6 @@ class Bridge:
         return f"{address.rpartition(':')[0]}:{real}"
 
     async def _run(self) -> None:
-        mesh = self.config.mesh
-        settings = MeshSettings(mesh.domain, mesh.outbound_address, mesh.outbound_port)
         translation: Translation | None = None
         async for catalog in self.hub.catalogs():
             try:
@@ -184,17 +194,37 @@ class Bridge:
             except StateError as e:
                 # The services that have their address go on; the others get no listener and are named as conflicts.
                 log.error("bridge.virtual_ips_failed", error=str(e))  # noqa: TRY400 - a sentence, no traceback
-            translation = translate(Mesh(catalog, settings, self.virtual_ips), translation)
-            self.catalog = catalog
-            before = self.views
-            views = before.next(translation, catalog.changed_at) if before else Views(translation, catalog.changed_at)
-            self.views = views
-            self.server.update(views)
-            self._conflicts = (*catalog.conflicts, *translation.conflicts)
-            self._report()
-            if before is None or views.envoy is not before.envoy:
-                changed = {t.short: len(names) for t, names in views.envoy.log[-1].names.items()}
-                log.debug("bridge.published", generation=views.envoy.generation, **changed)
+            async with self._publishing:
+                translation = await self._publish(catalog, translation)
+            # What comes while proxies are still being told is told in one piece.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FAN_OUT_SECONDS):
+                    await self.server.fanned_out()
+
+    async def _publish(self, catalog: Catalog, before: Translation | None) -> Translation:
+        mesh = Mesh(catalog, self._settings, self.virtual_ips)
+        step = partial(_make, mesh, before, self.views, self.server.groups)
+        translation, views = await in_thread(step) if _is_large(catalog, self.catalog) else step()
+        self.catalog = catalog
+        previous, self.views = self.views, views
+        self.server.update(views)
+        self._conflicts = (*catalog.conflicts, *translation.conflicts)
+        self._report()
+        if previous is None or views.envoy is not previous.envoy:
+            changed = {t.short: len(names) for t, names in views.envoy.log[-1].names.items()}
+            log.debug("bridge.published", generation=views.envoy.generation, **changed)
+        return translation
+
+    async def _make_wanted(self) -> None:
+        """Make the views that nobody asked for before."""
+        while True:
+            await self.server.wanted()
+            async with self._publishing:
+                if self.views is not None:
+                    for group in self.server.groups:
+                        await in_thread(self.views.make, group)
+                    self.server.update(self.views)
+                    self._report()
 
     def _report(self) -> None:
         conflicts = frozenset(self.conflicts)
@@ -203,22 +233,51 @@ class Bridge:
         self._reported = conflicts
 
 
+def _make(
+    mesh: Mesh, translation: Translation | None, views: Views | None, groups: Iterable[ProxyGroup]
+) -> tuple[Translation, Views]:
+    """What follows from a mesh. A view that was made before is made again for the groups that still have proxies."""
+    after = translate(mesh, translation)
+    changed_at = mesh.catalog.changed_at
+    if views is None:
+        return after, Views(after, changed_at)
+    following = views.next(after, changed_at)
+    for group in groups:
+        if views.get(group) is not None:
+            following.make(group)
+    return after, following
+
+
+def _is_large(catalog: Catalog, before: Catalog) -> bool:
+    """Whether it takes a while to translate this: much has changed, or, where there is much, what services are called."""
+    if is_large(catalog.changed, catalog.services, before.services):
+        return True
+    changed = catalog.changed or ()
+    renamed = any(_names(catalog.services.get(key)) != _names(before.services.get(key)) for key in changed)
+    return renamed and is_large(None, catalog.services)
+
+
+def _names(service: Service | None) -> object:
+    return service and (service.ports, service.hostnames)
+
+
 _FIXED = ("audit", "drain", "guard", "http", "mesh", "state_dir", "xds")
 """Fields of the configuration that need a restart."""
 
 
-def _look_ahead(config: Config) -> None:
+async def _look_ahead(config: Config) -> None:
     try:
-        remarks = preflight(config)
+        remarks = await asyncio.to_thread(preflight, config)
     except PreflightError as e:
         raise StartError(str(e)) from None
     for remark in remarks:
         log.warning("bridge.remark", remark=remark)
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _reason(error: OSError) -> str:

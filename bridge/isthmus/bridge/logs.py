@@ -6,6 +6,7 @@ import logging
 import sys
 from typing import TextIO
 
+import msgspec
 import structlog
 from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper
 from structlog.tracebacks import ExceptionDictTransformer
@@ -29,7 +30,7 @@ def configure(level: str, stream: TextIO | None = None, *, colors: bool = False)
         if human
         else [
             ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-            JSONRenderer(sort_keys=True),
+            JSONRenderer(_to_json),
         ]
     )
     structlog.configure(
@@ -46,3 +47,8 @@ def configure(level: str, stream: TextIO | None = None, *, colors: bool = False)
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _to_json(event: object, **_: object) -> str:
+    """An event as one line; what has no form of its own in JSON is shown as Python shows it."""
+    return msgspec.json.encode(event, enc_hook=repr, order="sorted").decode()

@@ -41,7 +41,7 @@ def add_questions(app: web.Application, bridge: Bridge) -> None:
             others = f"held are instances of {', '.join(map(str, keys))}" if keys else "nothing is"
             raise _no(404, f"nothing is held of {name}; {others}")
         key = _only(name, named)
-        return _answer(Released(str(key), bridge.hub.release(frozenset({key}))))
+        return _answer(Released(str(key), await bridge.hub.release(frozenset({key}))))
 
     async def compare(request: web.Request) -> web.Response:
         snapshots = []

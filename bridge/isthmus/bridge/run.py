@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
+import sys
 from pathlib import Path
 
 import structlog
@@ -19,10 +21,19 @@ SETTLE = 0.3
 """Seconds without a change after which the file counts as finished: half of it may be valid, with fewer registries."""
 TICK = 15.0
 """Seconds after which the file is looked at again, event or not, and after which watching is tried again."""
-
+SWITCH = 0.001
+"""Seconds after which a thread lets another one go on that waits for it."""
 
 CRASHED = 70
 """Exit status after a programming error; EX_SOFTWARE of sysexits.h."""
+
+
+def tune() -> None:
+    """Set up the interpreter of a process that serves, so that nothing holds up its loop for long."""
+    # The loop shares it with the threads in which large rebuilds are made, and has to ask for it several times a round.
+    sys.setswitchinterval(SWITCH)
+    # Modules and their classes stay: to look through them again and again for garbage takes time for nothing.
+    gc.freeze()
 
 
 async def run(path: Path, config: Config) -> int:
@@ -32,6 +43,7 @@ async def run(path: Path, config: Config) -> int:
         StartError: the bridge cannot start.
 
     """
+    tune()
     loop = asyncio.get_running_loop()
     stop, reload = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

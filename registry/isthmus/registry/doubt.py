@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -136,18 +137,26 @@ def _of_instance(instance: Instance, ids: frozenset[str]) -> Iterator[tuple[str,
         yield "NoRenewal", "without a renewal in time"
     if instance.provenance.get("lease", "").startswith("none"):
         yield "PermanentKey", "under a key without a lease, which outlives its process"
-    if instance.id.removeprefix(f"{instance.origin}/") in ids - {instance.id}:
+    bare = instance.id.removeprefix(f"{instance.origin}/")
+    if bare in ids and bare != instance.id:
         yield "DuplicateId", "with the id of another one in another registry"
+    if (of_address := _of_address(instance.address)) is not None:
+        yield of_address
+
+
+@lru_cache(1 << 16)
+def _of_address(text: str) -> tuple[str, str] | None:
     try:
-        address = ipaddress.ip_address(instance.address)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return
+        return None
     if address.is_loopback:
-        yield "Loopback", "at a loopback address, which is another machine to every caller"
-    elif address.is_unspecified or address.is_link_local or address.is_multicast:
-        yield "Unroutable", "at an address that nobody can reach"
-    elif address.version == 4 and address in _DOCKER:
-        yield "ContainerAddress", f"in Docker's own network {_DOCKER}, which only its host reaches"
+        return "Loopback", "at a loopback address, which is another machine to every caller"
+    if address.is_unspecified or address.is_link_local or address.is_multicast:
+        return "Unroutable", "at an address that nobody can reach"
+    if address.version == 4 and address in _DOCKER:
+        return "ContainerAddress", f"in Docker's own network {_DOCKER}, which only its host reaches"
+    return None
 
 
 def _is_one_machine(services: Iterable[Service]) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import msgspec
 
 from isthmus.registry.model import Health, Instance, ServiceKey, Snapshot
-from isthmus.registry.overlay import is_absent, overlay
+from isthmus.registry.overlay import missing, overlay, returned
 
 _SERVING = frozenset({Health.HEALTHY, Health.DEGRADED, Health.UNKNOWN, Health.DRAINING})
 
@@ -49,13 +49,15 @@ def drain(before: Drained | None, incoming: Snapshot, now: float, rules: DrainRu
     """Show a snapshot together with the instances that have just left it. Hints are relative to what was shown before."""
     if before is None or rules.grace <= 0:
         return Drained(incoming, incoming)
-    leaving = {at: x for at, x in before.leaving.items() if x.until > now and is_absent(x.key, x.instance, incoming)}
+    back = returned(_extra(before.leaving), before.incoming, incoming)
+    leaving = {at: x for at, x in before.leaving.items() if x.until > now and at not in back}
     was = before.incoming.services
     for key in was if incoming.changed is None else incoming.changed & was.keys():
-        if incoming.services.get(key) is was[key]:
+        service = incoming.services.get(key)
+        if service is was[key]:
             continue
-        for instance in was[key].instances:
-            if instance.health in _SERVING and is_absent(key, instance, incoming):
+        for instance in missing(was[key].instances, service):
+            if instance.health in _SERVING:
                 draining = msgspec.structs.replace(instance, health=Health.DRAINING)
                 leaving[key, instance.id] = Leaving(key, draining, now + rules.grace)
     return _show(before, incoming, leaving)
@@ -72,5 +74,8 @@ def leave(before: Drained, now: float) -> Drained:
 def _show(before: Drained, incoming: Snapshot, leaving: Mapping[tuple[ServiceKey, str], Leaving]) -> Drained:
     touched = {key for key, _ in leaving.keys() ^ before.leaving.keys()}
     # A key that changed by itself and still has instances leaving is in the snapshot's own hint.
-    extra = [(x.key, x.instance) for x in leaving.values()]
-    return Drained(incoming, overlay(incoming, extra, before.shown.services, touched), leaving)
+    return Drained(incoming, overlay(incoming, _extra(leaving), touched, before.incoming, before.shown), leaving)
+
+
+def _extra(leaving: Mapping[tuple[ServiceKey, str], Leaving]) -> list[tuple[ServiceKey, Instance]]:
+    return [(x.key, x.instance) for x in leaving.values()]

@@ -21,7 +21,8 @@ from typing import Annotated
 import msgspec
 
 from isthmus.registry.model import Instance, Service, ServiceKey, Snapshot
-from isthmus.registry.overlay import is_absent, overlay
+from isthmus.registry.overlay import missing, overlay, returned
+from isthmus.registry.reuse import reuse_services
 
 _SHRINK = "guard.shrink"
 
@@ -94,24 +95,24 @@ def guard(before: Guarded | None, incoming: Snapshot, now: float, *, relisted: b
     `relisted` says that it is the first one after an interruption. The admitted snapshot's hint is relative to the one
     admitted before.
     """
-    if before is None or (rules.hold <= 0 and not rules.services):
+    if before is None:
+        return Guarded(incoming, incoming)
+    incoming = reuse_services(before.incoming, incoming)
+    if rules.hold <= 0 and not rules.services:
         return Guarded(incoming, incoming)
     general = _suspicion(before.admitted, incoming, now, relisted=relisted, rules=rules)
-    holds = {
-        at: hold
-        for at, hold in before.holds.items()
-        if is_absent(hold.key, hold.instance, incoming) and not _over(hold, incoming, now)
-    }
+    back = returned(_extra(before.holds), before.incoming, incoming)
+    holds = {at: hold for at, hold in before.holds.items() if at not in back and not _over(hold, incoming, now)}
     if general or incoming.doubts or incoming.unlisted or (relisted and rules.services):
         for key in _shrunken(before.admitted, incoming):
             had = before.admitted.services[key]
             suspicion = _suspicion_of(had, incoming, now, general, relisted=relisted, rules=rules)
             if suspicion is None:
                 continue
-            for instance in had.instances:
+            for instance in missing(had.instances, incoming.services.get(key)):
                 hold = holds.get((key, instance.id))
                 lasts = hold is not None and (hold.until is None or suspicion.until is not None)
-                if not lasts and is_absent(key, instance, incoming):
+                if not lasts:
                     holds[key, instance.id] = Hold(
                         key, instance, suspicion.reason, now, suspicion.until, suspicion.rule
                     )
@@ -177,7 +178,7 @@ def _suspicion_of(
 
 def _shrinkage(had: Service, incoming: Snapshot, now: float, shrink: float, rule: str) -> _Suspicion | None:
     """Whether a service has lost more of its instances than it may."""
-    left = sum(not is_absent(had.key, i, incoming) for i in had.instances)
+    left = len(had.instances) - len(missing(had.instances, incoming.services.get(had.key)))
     if left >= len(had.instances) * (1 - shrink):
         return None
     return _Suspicion(rule, f"only {left} of its {len(had.instances)} instances were left after an interruption", now)
@@ -200,5 +201,8 @@ def _over(hold: Hold, incoming: Snapshot, now: float) -> bool:
 
 def _admit(before: Guarded, incoming: Snapshot, holds: Mapping[tuple[ServiceKey, str], Hold]) -> Guarded:
     touched = {key for key, _ in holds.keys() ^ before.holds.keys()}
-    extra = [(hold.key, hold.instance) for hold in holds.values()]
-    return Guarded(incoming, overlay(incoming, extra, before.admitted.services, touched), holds)
+    return Guarded(incoming, overlay(incoming, _extra(holds), touched, before.incoming, before.admitted), holds)
+
+
+def _extra(holds: Mapping[tuple[ServiceKey, str], Hold]) -> list[tuple[ServiceKey, Instance]]:
+    return [(hold.key, hold.instance) for hold in holds.values()]

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,14 +20,15 @@ from isthmus.registry.debounce import Debounce
 from isthmus.registry.guard import Hold
 from isthmus.registry.lastgood import LastGood
 from isthmus.registry.merge import MergeRules, MergeState, merge
-from isthmus.registry.model import Catalog, Removed, ServiceKey
+from isthmus.registry.model import Catalog, Removed, ServiceKey, Snapshot
 from isthmus.registry.origin import OriginStatus
 from isthmus.registry.source import Source, SourceRules
+from isthmus.registry.thread import in_thread, is_large
 
 QUIET = 0.002
-"""Seconds without a further snapshot before a catalog is made: what one registry answer brings in pieces stays together."""
+"""Seconds without a further snapshot before another catalog is made: what one registry answer brings in pieces stays together."""
 MAXIMUM = 0.05
-"""Seconds that a change waits at the most while others keep coming."""
+"""Seconds that a change waits at the most while others keep coming, and after which the next one does not wait at all."""
 
 
 class Hub:
@@ -123,9 +125,9 @@ class Hub:
                     self._listed.clear()
                     await self._listed.wait()
 
-    def release(self, keys: frozenset[ServiceKey]) -> int:
+    async def release(self, keys: frozenset[ServiceKey]) -> int:
         """Let go of what is held of some services; returns how many instances that are."""
-        return sum(source.release(keys) for source in self._sources.values())
+        return sum([await source.release(keys) for source in self.sources.values()])
 
     async def catalogs(self) -> AsyncIterator[Catalog]:
         """The latest catalog, whenever there is one that differs; the first when every origin is ready.
@@ -134,19 +136,32 @@ class Hub:
         """
         while True:
             await self._wait()
-            self._debounce = self._debounce.fired()
+            self._debounce = self._debounce.fired(time.monotonic())
             if self._merged is None and not self.ready:
                 continue  # a world half read is never shown
             now = time.monotonic()
-            for source in self._sources.values():
-                source.advance(now)
+            for source in list(self._sources.values()):
+                await source.advance(now)
             changed_at, self._changed_at = self._changed_at, None
             shown = [snapshot for source in self.sources.values() if (snapshot := source.read()) is not None]
-            before, self._merged = self._merged, merge(shown, self._merged, self._merge_rules)
+            before = self._merged
+            step = partial(merge, shown, before, self._merge_rules)
+            self._merged = await in_thread(step) if self._is_large(shown) else step()
             catalog = self._merged.catalog
             said = (catalog.conflicts, catalog.removed)
             if before is None or catalog.changed or said != (before.catalog.conflicts, before.catalog.removed):
                 yield msgspec.structs.replace(catalog, changed_at=changed_at if before else None)
+
+    def _is_large(self, shown: Sequence[Snapshot]) -> bool:
+        """Whether it takes a while to merge this."""
+        before = self._merged
+        if before is None or (before.rules, list(before.snapshots)) != (
+            self._merge_rules,
+            [s.origin.name for s in shown],
+        ):
+            return is_large(None, *(s.services for s in shown))
+        news = (s for s in shown if s is not before.snapshots[s.origin.name])
+        return any(is_large(s.changed, s.services, before.snapshots[s.origin.name].services) for s in news)
 
     def _source(self, adapter: Adapter, status: OriginStatus) -> Source:
         lastgood = LastGood(self._directory, adapter.origin) if self._directory else None

@@ -10,7 +10,7 @@ Instances that are doubtful for a reason that the operator named are left out fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -27,6 +27,7 @@ from isthmus.registry.model import (
     ServiceKey,
     Snapshot,
 )
+from isthmus.registry.reuse import reuse
 from isthmus.registry.weights import is_tapered, shared, without_taper
 
 
@@ -80,18 +81,20 @@ def merge(
     removed = dict(previous.catalog.removed) if previous else {}
     changed: set[ServiceKey] = set()
     for key in keys:
-        merged = _merge_one([(s, s.services[key]) for s in snapshots if key in s.services], rules)
+        before = services.get(key)
+        merged = _merge_one([(s, s.services[key]) for s in snapshots if key in s.services], rules, before)
         conflicts.pop(key, None)
         removed.pop(key, None)
         if merged is None:
-            if services.pop(key, None) is not None:
+            if before is not None:
+                del services[key]
                 changed.add(key)
             continue
         if merged.conflicts:
             conflicts[key] = merged.conflicts
         if merged.removed:
             removed[key] = merged.removed
-        if services.get(key) != merged.service:
+        if before != merged.service:
             services[key] = merged.service
             changed.add(key)
     catalog = Catalog(
@@ -133,7 +136,7 @@ def differing(before: Mapping[ServiceKey, Service], after: Mapping[ServiceKey, S
     return frozenset(gone | {key for key, service in after.items() if before.get(key) != service})
 
 
-def _merge_one(claims: Sequence[tuple[Snapshot, Service]], rules: MergeRules) -> Merged | None:
+def _merge_one(claims: Sequence[tuple[Snapshot, Service]], rules: MergeRules, before: Service | None) -> Merged | None:
     if not claims:
         return None
     claims, removed = _without_doubtful(claims, rules.doubt)
@@ -143,12 +146,11 @@ def _merge_one(claims: Sequence[tuple[Snapshot, Service]], rules: MergeRules) ->
     )
     if len(claims) == 1:
         alone = first
-        if outlier_detection is not None or is_tapered(first.instances):
-            tapered = is_tapered(first.instances)
-            instances = (
-                tuple(without_taper({i.id: i for i in first.instances}).values()) if tapered else first.instances
-            )
-            alone = msgspec.structs.replace(first, instances=instances, outlier_detection=outlier_detection)
+        if is_tapered(first.instances):
+            instances = tuple(without_taper({i.id: i for i in first.instances}).values())
+            alone = reuse(before, msgspec.structs.replace(first, instances=instances))
+        if outlier_detection is not None:
+            alone = msgspec.structs.replace(alone, outlier_detection=outlier_detection)
         return Merged(alone, removed=removed)
     conflicts = tuple(
         Conflict(f"ports of {first.key}", _ports(origin, first.ports), _ports(snapshot, service.ports))
@@ -158,38 +160,52 @@ def _merge_one(claims: Sequence[tuple[Snapshot, Service]], rules: MergeRules) ->
     by_id: dict[str, Instance] = {}
     listed_by: dict[str, str] = {}
     seen: set[tuple[str, str, int]] = set()
-    claimed = [
-        (snapshot, renamed, instance)
-        for snapshot, service in claims
-        for renamed in [_port_names(first.ports, service.ports)]
-        for instance in service.instances
-    ]
-    claimed.sort(key=lambda c: (first.key, c[2].id) in c[0].kept)
-    for snapshot, renamed, instance in claimed:
-        ports = {renamed[name]: number for name, number in instance.ports.items() if name in renamed}
-        served = {(instance.address, name, number) for name, number in ports.items()}
-        if served and served <= seen:
-            continue
-        instance_id = instance.id if instance.id not in by_id else f"{snapshot.origin.name}/{instance.id}"
-        by_id[instance_id] = msgspec.structs.replace(instance, id=instance_id, ports=ports)
-        if not (instance.health is Health.DRAINING and (first.key, instance.id) in snapshot.kept):
-            listed_by[instance_id] = snapshot.origin.name
-        seen |= served
+    for origin_name, renamed, is_kept, claimed in _claimed(first, claims):
+        unaltered = {name for name, kept_as in renamed.items() if name == kept_as}
+        for instance in claimed:
+            ports = instance.ports
+            if not ports.keys() <= unaltered:
+                ports = {renamed[name]: number for name, number in ports.items() if name in renamed}
+            served = [(instance.address, name, number) for name, number in ports.items()]
+            if served and seen.issuperset(served):
+                continue
+            seen.update(served)
+            instance_id = instance.id if instance.id not in by_id else f"{origin_name}/{instance.id}"
+            if instance_id == instance.id and ports is instance.ports:
+                by_id[instance_id] = instance
+            else:
+                by_id[instance_id] = msgspec.structs.replace(instance, id=instance_id, ports=ports)
+            if not (is_kept and instance.health is Health.DRAINING):
+                listed_by[instance_id] = origin_name
     by_id = without_taper(by_id)
     if rules.weights:
         by_id = shared(by_id, listed_by, rules.weights)
-    return Merged(
-        Service(
-            key=first.key,
-            ports=first.ports,
-            instances=tuple(by_id[i] for i in sorted(by_id)),
-            hostnames=frozenset().union(*(s.hostnames for _, s in claims)),
-            external=first.external,
-            outlier_detection=outlier_detection,
-        ),
-        conflicts,
-        removed,
+    service = Service(
+        key=first.key,
+        ports=first.ports,
+        instances=tuple(by_id[i] for i in sorted(by_id)),
+        hostnames=frozenset().union(*(s.hostnames for _, s in claims)),
+        external=first.external,
+        outlier_detection=outlier_detection,
     )
+    return Merged(reuse(before, service), conflicts, removed)
+
+
+def _claimed(
+    first: Service, claims: Sequence[tuple[Snapshot, Service]]
+) -> Iterator[tuple[str, Mapping[str, str], bool, Sequence[Instance]]]:
+    """Each origin's instances, with how their ports are called; those last that an origin only keeps, which is said."""
+    all_kept: list[tuple[str, Mapping[str, str], bool, Sequence[Instance]]] = []
+    for snapshot, service in claims:
+        listed: Sequence[Instance] = service.instances
+        kept: Sequence[Instance] = ()
+        if snapshot.kept:
+            listed = [i for i in service.instances if (first.key, i.id) not in snapshot.kept]
+            kept = [i for i in service.instances if (first.key, i.id) in snapshot.kept]
+        renamed = _port_names(first.ports, service.ports)
+        yield snapshot.origin.name, renamed, False, listed
+        all_kept.append((snapshot.origin.name, renamed, True, kept))
+    yield from all_kept
 
 
 def _without_doubtful(

@@ -69,7 +69,7 @@ class Locality(msgspec.Struct, frozen=True, order=True, gc=False):
     sub_zone: str = ""
 
 
-class Port(msgspec.Struct, frozen=True, order=True):
+class Port(msgspec.Struct, frozen=True, order=True, gc=False):
     """A *logical* port of a service: what callers name. Instances have ports of their own (docs/architecture.md)."""
 
     name: str
@@ -77,7 +77,7 @@ class Port(msgspec.Struct, frozen=True, order=True):
     protocol: Protocol
 
 
-class Instance(msgspec.Struct, frozen=True):
+class Instance(msgspec.Struct, frozen=True, gc=False):
     """One running copy of a service.
 
     `address` is an IP address, a host name (resolved by Envoy), or `unix:///path`. `ports` maps the service's port names to
@@ -123,7 +123,7 @@ class OutlierDetection(msgspec.Struct, frozen=True, order=True, forbid_unknown_f
     max_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 50
 
 
-class Service(msgspec.Struct, frozen=True):
+class Service(msgspec.Struct, frozen=True, gc=False):
     """A service as one registry, or after merging all of them, knows it.
 
     `ports` is sorted by number and never empty; `instances` is sorted by id, with unique ids. `hostnames` are the aliases its

@@ -11,19 +11,22 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 import structlog
 
 from isthmus.registry.adapter import Adapter, AdapterError
 from isthmus.registry.audit import drifted
-from isthmus.registry.drain import Drained, DrainRules, Leaving, drain, leave
-from isthmus.registry.guard import Guarded, GuardRules, Hold, expire, guard
+from isthmus.registry.drain import Drained, DrainRules, Leaving
+from isthmus.registry.guard import Guarded, GuardRules, Hold
 from isthmus.registry.lastgood import LastGood, Saved
 from isthmus.registry.model import ServiceKey, Snapshot
 from isthmus.registry.origin import OriginStatus
+from isthmus.registry.passage import Passage, advance, release, take
 from isthmus.registry.supervise import supervise
+from isthmus.registry.thread import LARGE, in_thread, is_large
 
 log = structlog.get_logger()
 
@@ -31,6 +34,9 @@ SAVE_AFTER = 5.0
 """Seconds from a change until it is on disk, and so at the least between two writes."""
 AUDIT_PATIENCE = 5.0
 """Seconds that a watch has to bring what a listing of the same moment shows already."""
+
+
+Holds = Mapping[tuple[ServiceKey, str], Hold]
 
 
 class SourceRules(msgspec.Struct, frozen=True):
@@ -57,10 +63,12 @@ class Source:
         self._rules = rules
         self._lastgood = lastgood
         self._wake = wake
-        self._saved: Saved | None = lastgood.load() if lastgood else None
-        self._guarded: Guarded | None = None
-        self._drained: Drained | None = None
+        self._saved: Saved | None = None
+        self._passage: Passage | None = None
+        self._moving = asyncio.Lock()
+        """Held while the passage is made anew from what it was before."""
         self._unread: frozenset[ServiceKey] | None = None
+        self._read: Snapshot | None = None
         self._unsaved = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._others: list[asyncio.Task[None]] = []
@@ -88,11 +96,11 @@ class Source:
 
     def inherit(self, other: Source) -> None:
         """Go on from what another source of the same origin knew, whose settings have been replaced."""
-        self._guarded, self._drained, self._unread = other._guarded, other._drained, other._unread
+        self._passage, self._unread = other._passage, other._unread
 
     def fall_back(self) -> None:
         """Show what was saved by an earlier process, if the registry has not been listed by now."""
-        if self._guarded is None and self._saved is not None:
+        if self._passage is None and self._saved is not None:
             saved, self._saved = self._saved, None
             self.status.went_back_to(saved.saved_at)
             log.warning(
@@ -101,104 +109,107 @@ class Source:
                 saved_at=saved.saved_at,
                 services=len(saved.snapshot.services),
             )
-            self._guarded = Guarded(saved.snapshot, saved.snapshot)
-            self._show(drain(None, saved.snapshot, time.monotonic(), self._rules.drain))
+            self._show(Passage(Guarded(saved.snapshot, saved.snapshot), Drained(saved.snapshot, saved.snapshot)))
 
     @property
     def shown(self) -> Snapshot | None:
         """What the origin adds to the catalog; None while nothing is known."""
-        return self._drained.shown if self._drained else None
+        return self._passage.drained.shown if self._passage else None
 
     @property
     def listed(self) -> Snapshot | None:
         """What the registry itself said last."""
-        return self._guarded.incoming if self._guarded else None
+        return self._passage.guarded.incoming if self._passage else None
 
     @property
     def holds(self) -> tuple[Hold, ...]:
         """Instances that are shown although the registry does not list them."""
-        return tuple(self._guarded.holds.values()) if self._guarded else ()
+        return tuple(self._passage.guarded.holds.values()) if self._passage else ()
 
     @property
     def leaving(self) -> tuple[Leaving, ...]:
         """Instances that are draining because the registry has let them go."""
-        return tuple(self._drained.leaving.values()) if self._drained else ()
+        return tuple(self._passage.drained.leaving.values()) if self._passage else ()
 
     @property
     def due(self) -> float | None:
-        """The monotonic second at which a hold or a grace ends."""
-        dues = [x.due for x in (self._guarded, self._drained) if x is not None and x.due is not None]
-        return min(dues, default=None)
+        """The monotonic second at which a hold or a grace ends; None while something else is done with them."""
+        return None if self._passage is None or self._moving.locked() else self._passage.due
 
-    def advance(self, now: float) -> None:
+    async def advance(self, now: float) -> None:
         """Let holds and graces end that are over at `now`."""
-        if self._guarded is None or self._drained is None:
-            return
-        guarded = expire(self._guarded, now)
-        if guarded is not self._guarded:
-            self._admit(guarded, now)
-        drained = leave(self._drained, now)
-        if drained is not self._drained:
-            self._show(drained)
+        if (due := self.due) is not None and due <= now:
+            await self._move(partial(advance, now=now, draining=self._rules.drain))
 
-    def release(self, keys: frozenset[ServiceKey]) -> int:
+    async def release(self, keys: frozenset[ServiceKey]) -> int:
         """Let go of what is held of some services; returns how many instances that are."""
-        if self._guarded is None:
-            return 0
-        released = [at for at in self._guarded.holds if at[0] in keys]
+        released = sum(hold.key in keys for hold in self.holds)
         if released:
-            self._admit(expire(self._guarded, time.monotonic(), released=frozenset(released)), time.monotonic())
-        return len(released)
+            await self._move(partial(release, keys=keys, now=time.monotonic(), draining=self._rules.drain))
+        return released
 
     def read(self) -> Snapshot | None:
         """What is shown, with the hint of what has changed since it was read last."""
-        if self._drained is None:
+        if self._passage is None:
             return None
-        if self._unread is None or self._unread:
-            shown = msgspec.structs.replace(self._drained.shown, changed=self._unread)
-            self._drained = msgspec.structs.replace(self._drained, shown=shown)
+        if self._read is None or self._unread is None or self._unread:
+            self._read = msgspec.structs.replace(self._passage.drained.shown, changed=self._unread)
         self._unread = frozenset()
-        return self._drained.shown
+        return self._read
 
     def _start_watch(self) -> None:
-        self._watch = asyncio.create_task(
-            supervise(self.adapter, self.status, self._take, self.fall_back),
-            name=f"registry {self.adapter.origin.name}",
-        )
+        self._watch = asyncio.create_task(self._follow(), name=f"registry {self.adapter.origin.name}")
         self._watch.add_done_callback(self._on_crash)
 
-    def _take(self, snapshot: Snapshot, relisted: bool) -> None:
-        now = time.monotonic()
-        before = self._guarded
-        if before is None and self._saved is not None:
-            before = Guarded(self._saved.snapshot, self._saved.snapshot)
-            self._saved = None
+    async def _follow(self) -> None:
+        if self._lastgood and self._passage is None:
+            self._saved = await in_thread(self._lastgood.load)
+            self._wake()
+        await supervise(self.adapter, self.status, self._take, self.fall_back)
+
+    async def _take(self, snapshot: Snapshot, relisted: bool) -> None:
         if relisted:
             snapshot = msgspec.structs.replace(snapshot, changed=None)
-        self._admit(guard(before, snapshot, now, relisted=relisted, rules=self._rules.guard), now)
+        saved, self._saved = self._saved, None
+        async with self._moving:
+            before = self._passage
+            known = saved.snapshot if before is None and saved else before
+            had = known.guarded.admitted if isinstance(known, Passage) else known
+            rules, now = self._rules, time.monotonic()
+            step = partial(take, known, snapshot, now, relisted=relisted, guarding=rules.guard, draining=rules.drain)
+            large = is_large(snapshot.changed, snapshot.services, had.services if had else {})
+            after = await in_thread(step) if large else step()
+            self._put(after)
+        await self._say(before, after)
 
-    def _admit(self, guarded: Guarded, now: float) -> None:
-        held = self._guarded.holds if self._guarded else {}
-        self._guarded = guarded
-        for at, hold in guarded.holds.items():
-            if at not in held:
-                log.warning(
-                    "registry.held",
-                    service=str(hold.key),
-                    instance=hold.instance.id,
-                    rule=hold.rule,
-                    reason=hold.reason,
-                )
-        for key, instance in held.keys() - guarded.holds.keys():
-            log.info("registry.hold_ended", service=str(key), instance=instance)
+    async def _move(self, step: Callable[[Passage], Passage]) -> None:
+        """From what is known to what follows from it."""
+        async with self._moving:
+            before = self._passage
+            if before is None:
+                return
+            after = await in_thread(step, before) if before.kept > LARGE else step(before)
+            if after is before:
+                return
+            self._put(after)
+        await self._say(before, after)
+
+    def _put(self, passage: Passage) -> None:
         self._unsaved.set()
-        self._show(drain(self._drained, guarded.admitted, now, self._rules.drain))
+        self._show(passage)
 
-    def _show(self, drained: Drained) -> None:
-        hint = drained.shown.changed
-        self._unread = None if self._drained is None or hint is None or self._unread is None else self._unread | hint
-        self._drained = drained
+    def _show(self, passage: Passage) -> None:
+        hint = passage.drained.shown.changed
+        self._unread = None if self._passage is None or hint is None or self._unread is None else self._unread | hint
+        self._passage, self._read = passage, None
         self._wake()
+
+    async def _say(self, before: Passage | None, after: Passage) -> None:
+        held, holds = before.guarded.holds if before else {}, after.guarded.holds
+        if len(held) + len(holds) > LARGE:
+            await in_thread(_say_held, held, holds)
+        elif held or holds:
+            _say_held(held, holds)
 
     async def _save(self, lastgood: LastGood) -> None:
         while True:
@@ -208,10 +219,10 @@ class Source:
             await self._write(lastgood)
 
     async def _write(self, lastgood: LastGood) -> None:
-        if self._guarded is None:
+        if self._passage is None:
             return
         try:
-            await asyncio.to_thread(lastgood.save, self._guarded.admitted)
+            await asyncio.to_thread(lastgood.save, self._passage.guarded.admitted)
         except OSError as e:
             log.warning("lastgood.not_saved", origin=self.adapter.origin.name, error=str(e))
 
@@ -247,3 +258,17 @@ class Source:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
             self._start_watch()
+
+
+def _say_held(before: Holds, after: Holds) -> None:
+    for at, hold in after.items():
+        if at not in before:
+            log.warning(
+                "registry.held",
+                service=str(hold.key),
+                instance=hold.instance.id,
+                rule=hold.rule,
+                reason=hold.reason,
+            )
+    for key, instance in before.keys() - after.keys():
+        log.info("registry.hold_ended", service=str(key), instance=instance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -23,13 +23,16 @@ NAMED_IN_DOUBT = 5
 
 
 async def supervise(
-    adapter: Adapter, status: OriginStatus, publish: Callable[[Snapshot, bool], None], failed: Callable[[], None]
+    adapter: Adapter,
+    status: OriginStatus,
+    publish: Callable[[Snapshot, bool], Awaitable[None]],
+    failed: Callable[[], None],
 ) -> None:
     """Iterate the adapter until cancelled; each snapshot goes to `publish(snapshot, relisted)`, each failure calls `failed()`.
 
-    `relisted` marks the first snapshot of each iteration: what is missing from it was not seen to go. After an AdapterError the
-    next attempt waits 0.25 s, doubled each time up to 15 s, with jitter, so that a fleet does not come back in step.
-    Anything else that an adapter raises is a programming error and propagates.
+    The origin is synced when `publish` is done with a snapshot. `relisted` marks the first of each iteration: what is missing
+    from it was not seen to go. After an AdapterError the next attempt waits 0.25 s, doubled each time up to 15 s, with jitter, so
+    that a fleet does not come back in step. Anything else that an adapter raises is a programming error and propagates.
     """
     name = adapter.origin.name
     failures = 0
@@ -37,13 +40,13 @@ async def supervise(
         relisted = True
         try:
             async for snapshot in adapter.snapshots():
+                await publish(snapshot, relisted)
                 if status.stale_since is not None and status.synced:
                     log.info("registry.recovered", origin=name, stale_for_s=round(time.time() - status.stale_since, 1))
                 elif not status.synced:
                     log.info("registry.synced", origin=name, services=len(snapshot.services), cursor=snapshot.cursor)
                 status.recovered()
                 _describe(status, snapshot)
-                publish(snapshot, relisted)
                 relisted = False
                 failures = 0
             raise AdapterError(f"{name}: the adapter ended its listing")  # noqa: TRY301 - the same road as any failure

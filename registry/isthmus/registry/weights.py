@@ -50,5 +50,6 @@ def shared(
         exact = instance.weight * shares[origin] * _PRECISION / max(1, own[origin, _TIERS[instance.health]])
         # Whoever has a share and a weight gets at least a little; no share means none.
         weight = max(1, round(exact)) if exact else 0
-        out[instance_id] = msgspec.structs.replace(instance, weight=weight)
+        if weight != instance.weight:
+            out[instance_id] = msgspec.structs.replace(instance, weight=weight)
     return out

@@ -20,6 +20,7 @@ def test_rows_have_the_names_that_were_agreed_on() -> None:
         figures.of_ratio("etcd", SERIES, SERIES),
         *figures.of_churn("etcd", SERIES, "how", None),
         figures.of_connections("etcd", 1, 1, "how"),
+        figures.of_errors("etcd", 0),
     ]
     names = {row.name for row in rows}
     agreed = """change_to_catalog_p50_ms change_to_catalog_p99_ms cpu_per_change_ms cpu_per_change_ratio_5000_over_500

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ async def serving(registry: ScriptedConsul | ScriptedEureka | ScriptedNomad) -> 
     try:
         yield web, f"http://127.0.0.1:{port}"
     finally:
-        web.close()
+        await web.close()
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,11 @@ async def test_the_checks_of_consul_that_do_not_pass_are_those_of_the_instances_
         assert [(c["ServiceID"], c["Status"]) for c in failing] == [("bench-0002-1", "critical")]
 
 
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def _snapshots(kind: str, options: Mapping[str, Any]) -> AsyncGenerator[Snapshot, None]:
     adapter = to_adapter(OriginStatus(Origin(kind, kind)), options)
     async with contextlib.aclosing(adapter.snapshots()) as snapshots:  # type: ignore[type-var]
@@ -98,7 +104,7 @@ async def test_an_adapter_reads_all_and_hears_of_every_change(kind: str) -> None
         if isinstance(registry, ScriptedEureka):
             options = {"addresses": [f"{address}/eureka"], "feed": {"listen": listen}}
             replicating = asyncio.create_task(registry.replicate())
-            stack.callback(replicating.cancel)
+            stack.push_async_callback(_end, replicating)
         snapshots = await stack.enter_async_context(contextlib.aclosing(_snapshots(kind, options)))
         async with asyncio.timeout(10):
             first = await anext(snapshots)
@@ -136,4 +142,20 @@ async def test_the_connections_of_a_process_to_a_port_are_counted() -> None:
         assert connections(os.getpid(), port) == 0
         async with session.get(LIST) as answer:
             await answer.read()
-        assert connections(os.getpid(), port) == web.connections == 1
+        assert connections(os.getpid(), port) == web.most_connections == 1
+
+
+async def test_a_client_that_closes_a_connection_and_opens_another_has_one() -> None:
+    """The server may hear of the end after it has heard of the beginning."""
+    async with serving(ScriptedConsul(Fleet(SIZE))) as (web, address):
+        port = int(address.rpartition(":")[2])
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(b"GET /v1/agent/self HTTP/1.1\r\n\r\n")
+        await eventually(lambda: web.requests == 20, "all have been heard")
+        assert web.most_connections <= 1
+        async with aiohttp.ClientSession(address) as one, aiohttp.ClientSession(address) as another:
+            for session in (one, another):
+                async with session.get(LIST) as answer:
+                    await answer.read()
+            assert web.most_connections == 2

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,7 +16,9 @@ from isthmus.registry.guard import GuardRules
 from isthmus.registry.lastgood import LastGood
 from isthmus.registry.model import Health
 from isthmus.registry.origin import OriginStatus
+from isthmus.registry.passage import Passage, take
 from isthmus.registry.source import Source, SourceRules
+from isthmus.registry.thread import LARGE
 from tests.scripted import ScriptedAdapter
 from tests.wait import eventually
 from tests.world import mk_instance, mk_key, mk_service, mk_snapshot
@@ -115,11 +119,11 @@ async def test_an_operator_releases_what_is_held() -> None:
         adapter.say(mk_snapshot(cursor="12"))
         await eventually(lambda: len(source.holds) == 3, "all are held")
 
-        assert source.release(frozenset({mk_key("reviews")})) == 2
+        assert await source.release(frozenset({mk_key("reviews")})) == 2
 
         assert ids(source) == {}
         assert [h.instance.id for h in source.holds] == ["i3"]
-        assert source.release(frozenset({mk_key("reviews")})) == 0
+        assert await source.release(frozenset({mk_key("reviews")})) == 0
 
 
 async def test_an_audit_finds_what_a_watch_lost_says_what_and_lists_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +172,40 @@ async def test_a_watch_that_is_merely_late_is_no_drift(monkeypatch: pytest.Monke
         await eventually(lambda: source.status.audits > 2, "it was audited")
 
         assert source.status.drift == 0
+
+
+async def test_what_happens_while_a_large_listing_is_compared_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is compared beside the loop, with what was known when it came; an operator's release takes effect after it."""
+    begun, go = threading.Event(), threading.Event()
+
+    def held(*arguments: Any, **rules: Any) -> Passage:
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            assert go.wait(30)
+        return take(*arguments, **rules)
+
+    adapter = ScriptedAdapter()
+    async with running(adapter) as source:
+        adapter.say(mk_snapshot(mk_service("reviews", [A, B]), mk_service("ratings", [C]), cursor="900"))
+        await eventually(lambda: source.shown, "it is there")
+        adapter.fail()
+        adapter.say(mk_snapshot(mk_service("ratings", [C]), cursor="12"))
+        await eventually(lambda: len(source.holds) == 2, "two are held")
+
+        monkeypatch.setattr(source_module, "take", held)
+        many = mk_service("many", [mk_instance(n) for n in range(LARGE)])
+        adapter.say(mk_snapshot(many, mk_service("ratings", [C]), cursor="13"))
+        await eventually(begun.is_set, "it is being compared")
+        release = asyncio.create_task(source.release(frozenset({mk_key("reviews")})))
+        await asyncio.sleep(0)
+        assert source.due is None, "what is due meanwhile waits"
+        assert set(ids(source)) == {"i1", "i2"}
+        go.set()
+
+        assert await release == 2
+        assert source.holds == ()
+        assert source.shown is not None
+        assert set(source.shown.services) == {mk_key("many"), mk_key("ratings")}
+        read = source.read()
+        assert read is not None
+        assert read.changed is None, "all is to be compared: nothing was read before"

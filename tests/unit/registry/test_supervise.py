@@ -27,7 +27,7 @@ class World:
         self.published: list[tuple[str, bool]] = []
         self.failures = 0
 
-    def publish(self, snapshot: Snapshot, relisted: bool) -> None:
+    async def publish(self, snapshot: Snapshot, relisted: bool) -> None:
         self.published.append((snapshot.cursor, relisted))
 
     def failed(self) -> None:
@@ -38,6 +38,10 @@ class World:
         before = len(self.published)
         self.adapter.say(snapshot)
         await eventually(lambda: len(self.published) > before, "it is published")
+
+
+async def published(*_: object) -> None:
+    pass
 
 
 @asynccontextmanager
@@ -129,7 +133,7 @@ async def test_an_adapter_that_ends_is_a_failure_like_any_other() -> None:
             return snapshot("1")
 
     status = OriginStatus(Ending.origin)
-    task = asyncio.create_task(supervise(Ending(), status, lambda *_: None, lambda: None))
+    task = asyncio.create_task(supervise(Ending(), status, published, lambda: None))
     await eventually(lambda: status.error, "it is reported")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -149,7 +153,7 @@ async def test_a_programming_error_is_not_waited_out() -> None:
             raise AdapterError("no")
 
     with pytest.raises(KeyError, match="a bug"):
-        await supervise(Broken(), OriginStatus(Broken.origin), lambda *_: None, lambda: None)
+        await supervise(Broken(), OriginStatus(Broken.origin), published, lambda: None)
 
 
 async def test_quarantine_and_doubt_are_said_when_they_begin_and_end() -> None:

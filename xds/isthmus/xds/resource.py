@@ -109,13 +109,9 @@ class SetVersion(msgspec.Struct, frozen=True, gc=False):
         """The version of a whole set."""
         return cls(sum(r.digest for r in resources) % _MODULUS)
 
-    def having(self, resource: Resource) -> SetVersion:
-        """The version with one more."""
-        return SetVersion((self.total + resource.digest) % _MODULUS)
-
-    def without(self, resource: Resource) -> SetVersion:
-        """The version with one less."""
-        return SetVersion((self.total - resource.digest) % _MODULUS)
+    def replaced(self, before: Iterable[Resource], after: Iterable[Resource]) -> SetVersion:
+        """The version with others in place of some."""
+        return SetVersion((self.total - sum(r.digest for r in before) + sum(r.digest for r in after)) % _MODULUS)
 
     def replace(self, name: str, old: str | None, new: str | None) -> SetVersion:
         """The version after `name` went from one version to another; None stands for absence."""

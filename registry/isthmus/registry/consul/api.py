@@ -32,13 +32,16 @@ from isthmus.registry.consul.lists import (
     parse_self,
 )
 from isthmus.registry.consul.query import Query, Urgency
-from isthmus.registry.consul.trust import RefusedError, Said, parse_headers, refusal
+from isthmus.registry.consul.trust import RefusedError, parse_headers, refusal
 from isthmus.registry.cursor import read_timeout
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of one answer; 1,500 instances of one service with their checks are about 3 MB."""
 
 CONNECT_TIMEOUT = 5.0
+
+NO_TAG = "isthmus:no-such-tag"
+"""A tag that no instance has."""
 
 T = TypeVar("T")
 
@@ -101,17 +104,17 @@ class ConsulApi:
         cached = (("cached", ""),) if index and self._config.agent_cache else ()
         return await self._get(Query(_of(service), Urgency.NAMED, index, wait, options=cached), parse_listing)
 
-    async def instances(self, service: str, urgency: Urgency = Urgency.NAMED, known: int = 0) -> Answer[Listing] | None:
-        """The same, at once. None when nothing of it has changed since the answer with the index `known`.
+    async def instances(self, service: str, urgency: Urgency = Urgency.NAMED) -> Answer[Listing]:
+        """The same, at once."""
+        return await self._get(Query(_of(service), urgency), parse_listing)
 
-        A service's index is that of the last write to Consul that concerns it, so an answer with the same one is not even
-        decoded; unless ACLs may have taken something away from it, which moves no index.
+    async def is_at(self, service: str, index: int) -> bool:
+        """Whether the last write to Consul that concerns the service is the one with this index.
+
+        Asked for the instances with a tag that none has, Consul answers with the index of all of them, and looks at no checks.
         """
-        return await self._ask(
-            Query(_of(service), urgency),
-            parse_listing,
-            lambda said: said.index == known > 0 and said.filtered is False,
-        )
+        answer = await self._get(Query(_of(service), Urgency.PROBED, options=(("tag", NO_TAG),)), parse_listing)
+        return answer.index == index
 
     async def instances_for_certain(self, service: str) -> Answer[Listing]:
         """The same, at once and from the leader: behind no other answer, and it says whether ACLs filtered it."""
@@ -127,20 +130,14 @@ class ConsulApi:
             return next((e.node.datacenter for e in servers.value.entries), "")
 
     async def _get(self, query: Query, decode: Callable[[bytes], T]) -> Answer[T]:
-        answer = await self._ask(query, decode, lambda _: False)
-        if answer is None:
-            raise AssertionError("nothing was to be skipped")
-        return answer
-
-    async def _ask(self, query: Query, decode: Callable[[bytes], T], skip: Callable[[Said], bool]) -> Answer[T] | None:
         within = read_timeout(query.wait if query.index else self._config.heartbeat)
         asked = f"consul at {self._config.address}: GET {query.path}"
         await self._budget.ready(query.urgency)
         if not query.index:
             self._budget.spend()
         try:
-            said, answer = await self._http.get(
-                lambda response: self._read(query, response, decode, skip),
+            answer = await self._http.get(
+                lambda response: self._read(query, response, decode),
                 query.path,
                 params=query.params(self._config),
                 headers={"X-Consul-Token": self._config.token} if self._config.token else None,
@@ -159,7 +156,7 @@ class ConsulApi:
             if query.index:
                 self._budget.spend()
         self._stats.read()
-        if query.index and said.index != query.index:
+        if query.index and answer.index != query.index:
             self._stats.wake_up()
         return answer
 
@@ -167,9 +164,7 @@ class ConsulApi:
         """What a server answers may repeat what it was sent."""
         return text.replace(self._config.token, "***") if self._config.token else text
 
-    def _read(
-        self, query: Query, response: base.Response, decode: Callable[[bytes], T], skip: Callable[[Said], bool]
-    ) -> tuple[Said, Answer[T] | None]:
+    def _read(self, query: Query, response: base.Response, decode: Callable[[bytes], T]) -> Answer[T]:
         if response.code != 200:
             raise refusal(response.code, response.body)
         said = parse_headers(response.headers, with_token=bool(self._config.token), indexed=not query.apart)
@@ -178,13 +173,11 @@ class ConsulApi:
                 f"the answer may be {said.age:.0f} s old, for whoever gave it last heard from a leader or a server then; "
                 f"max_stale is {self._config.max_stale:g} s"
             )
-        if skip(said):
-            return said, None
         try:
             value = decode(response.body)
         except msgspec.DecodeError as e:
             raise AdapterError(f"the answer is not what Consul documents: {e}") from e
-        return said, Answer(value, said.index, said.current, said.filtered)
+        return Answer(value, said.index, said.current, said.filtered)
 
 
 def _of(service: str) -> str:

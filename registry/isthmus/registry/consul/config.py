@@ -70,8 +70,8 @@ class ConsulConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is also the limit for an answer that Consul has no reason to wait with."""
     max_connections: Annotated[int, msgspec.Meta(ge=LEAST_CONNECTIONS, le=10_000)] = 160
     """Consul's own limit is 200 per client address (`limits.http_max_conns_per_client`)."""
-    max_reads_per_minute: Annotated[int, msgspec.Meta(ge=LEAST_READS, le=10_000_000)] = 20_000
-    """Half of them may be made at once."""
+    max_reads_per_minute: Annotated[int, msgspec.Meta(ge=LEAST_READS, le=10_000_000)] = 60_000
+    """A quarter of them may be made at once (budget.py): enough for a sweep of 7,000 services."""
     default_protocol: Protocol = Protocol.HTTP
     """For services that say nothing in `Service.Meta` or by a tag `protocol=...`."""
     default_port: PortNumber = 80

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -60,6 +61,10 @@ class Known:
         self._list_filtered: bool | None = False
         self._unaskable: tuple[Quarantined, ...] = ()
         self._reads: dict[str, _Read] = {}
+        self._quarantined: dict[str, tuple[Quarantined, ...]] = {}
+        """By the service in whose answer they stood, where there were any."""
+        self._filtered: dict[str, ServiceKey] = {}
+        """Services whose last answer ACLs had filtered."""
         self._indexes: dict[int, None] = {}
         self._sidecars: dict[str, dict[str, frozenset[Sidecar]]] = {}
         """By the service before which they stand, and then by their own service."""
@@ -109,6 +114,8 @@ class Known:
             self._key(name, parsed, before), parsed, index, changed_at, was_filtered if filtered is None else filtered
         )
         self._reads[name] = after
+        _keep(self._quarantined, name, parsed.quarantined)
+        _keep(self._filtered, name, after.key if after.filtered else None)
         self._replace(name, before.parsed if before else Parsed(None), parsed)
         if after.filtered != was_filtered:
             self._changed.add(after.key)
@@ -121,6 +128,8 @@ class Known:
 
     def _forget(self, name: str) -> None:
         read = self._reads.pop(name, None)
+        self._quarantined.pop(name, None)
+        self._filtered.pop(name, None)
         if read is not None:
             self._replace(name, read.parsed, Parsed(None))
             if read.filtered:
@@ -213,7 +222,7 @@ class Known:
         changed = frozenset(self._changed)
         self._changed.clear()
         self._remarked = False
-        quarantined = [q for read in self._reads.values() for q in read.parsed.quarantined]
+        quarantined = [q for some in self._quarantined.values() for q in some]
         return Snapshot(
             origin=self._origin,
             services=dict(self._services),
@@ -221,6 +230,17 @@ class Known:
             changed=changed,
             quarantined=tuple(sorted((*quarantined, *self._unaskable))),
             doubt=ANONYMOUS if self._list_filtered is None else "",
-            doubts={read.key: FILTERED for read in self._reads.values() if read.filtered},
+            doubts=dict.fromkeys(self._filtered.values(), FILTERED),
             unlisted=LIST_FILTERED if self._list_filtered else "",
         )
+
+
+_T = TypeVar("_T")
+
+
+def _keep(kept: dict[str, _T], name: str, value: _T | None) -> None:
+    """Keep a value under a name, if there is one."""
+    if value:
+        kept[name] = value
+    else:
+        kept.pop(name, None)

@@ -17,9 +17,9 @@ class Urgency(enum.IntEnum):
     NAMED = 1
     """A service that is watched, or that a hint names, or that was never read."""
     PROBED = 2
-    """One of many in which something may have changed: an answer with the index that is known says that it did not."""
+    """One of many in which something may have changed: it is asked for its index first."""
     SWEPT = 3
-    """One of all, read in full whatever its index, now and then and for audits."""
+    """One of all, whatever its index, now and then and for audits."""
 
 
 class Query(msgspec.Struct, frozen=True):

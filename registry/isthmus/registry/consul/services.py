@@ -158,11 +158,14 @@ class Services:
             await asyncio.sleep(wait)
 
     async def _ask(self, name: str, urgency: Urgency) -> Answer[Listing] | None:
-        # Two answers with one index are equal, by all that Consul does today. Once, checks turned without moving an index
-        # (https://github.com/hashicorp/consul/issues/300), a cluster that was restored from a backup counts anew, and rights move
-        # none. So what a hint names is read in full, and so is everything once in LONG_WAIT, and for audits.
-        known = self._known.index(name) if urgency is Urgency.PROBED else 0
-        return await _patiently(lambda: self._api.instances(name, urgency, known))
+        # A service at the index that is known is as it is known, by all that Consul does today. Once, checks turned and moved no
+        # index (https://github.com/hashicorp/consul/issues/300), a cluster that was restored from a backup counts anew, and
+        # rights move none. So what a hint names is read, and so is everything once in LONG_WAIT, and for audits.
+        if urgency is Urgency.PROBED and (known := self._known.index(name)):
+            if await _patiently(lambda: self._api.is_at(name, known)):
+                return None
+            urgency = Urgency.NAMED
+        return await _patiently(lambda: self._api.instances(name, urgency))
 
     async def _confirm(self, name: str) -> Answer[Listing]:
         return await _patiently(lambda: self._api.instances_for_certain(name))

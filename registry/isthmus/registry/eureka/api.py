@@ -16,9 +16,13 @@ from isthmus.registry.adapter import AdapterError, ReadStats
 from isthmus.registry.connection import tls_context
 from isthmus.registry.eureka.answers import Entry, Listing, parse_instance, parse_listing
 from isthmus.registry.eureka.config import EurekaConfig
+from isthmus.registry.thread import in_thread
 
 MAX_BODY = 256 * 1024 * 1024
 """Bytes of one answer when it is unpacked; 50,000 instances are about 50 MB."""
+
+LARGE_BODY = 1024 * 1024
+"""Bytes from which on an answer is parsed in a thread: that takes a millisecond for each."""
 
 CONNECT_TIMEOUT = 5.0
 
@@ -96,7 +100,8 @@ class EurekaApi:
                 ),
             ) as response:
                 body = await _body(response)
-                answer = _read(response, body, parse)
+                large = len(body) > LARGE_BODY
+                answer = await in_thread(_read, response, body, parse) if large else _read(response, body, parse)
         except AdapterError as e:
             self._stats.failed()
             raise type(e)(f"{asked}: {e}") from None

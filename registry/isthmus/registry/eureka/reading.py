@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Coroutine
+from functools import partial
 
 import msgspec
 import structlog
@@ -20,6 +21,7 @@ from isthmus.registry.eureka.liveness import FeedState, Liveness
 from isthmus.registry.eureka.parse import Rules
 from isthmus.registry.eureka.replication import CANCEL, HEARTBEAT, REGISTER, Change
 from isthmus.registry.model import Origin, Snapshot
+from isthmus.registry.thread import in_thread
 
 log = structlog.get_logger()
 
@@ -210,7 +212,12 @@ class Reading:
         applications = await _read(listing)
         first = not self._listed_at
         now = self._clock()
-        self._known.heard_all(applications, listing.hashcode, now, watched=not self._deltas and not first)
+        watched = not self._deltas and not first
+        hear = partial(self._known.heard_all, applications, listing.hashcode, now, watched=watched)
+        if first and len(applications) > CHUNK:
+            await in_thread(hear)  # nobody else knows of it yet
+        else:
+            hear()
         more = True
         while more:
             more = self._known.parse(CHUNK)

@@ -26,6 +26,7 @@ class Shown:
         self._origin = origin
         self._facts = facts
         self._built: dict[ServiceName, Parsed] = {}
+        self._quarantined: dict[ServiceName, tuple[Quarantined, ...]] = {}  # of few, so not to be looked for among all
         self._touched = set(facts.memory.emptied) | set(facts.memory.departed)
 
     def touch(self, names: Iterable[ServiceName]) -> None:
@@ -41,7 +42,7 @@ class Shown:
     @property
     def quarantined(self) -> list[Quarantined]:
         """What of the services cannot be used."""
-        return [q for parsed in self._built.values() for q in parsed.quarantined]
+        return [q for quarantined in self._quarantined.values() for q in quarantined]
 
     def empty_jobs(self) -> set[JobKey]:
         """The jobs of services that are shown without instances."""
@@ -67,7 +68,12 @@ class Shown:
             self._built.pop(name, None)
         else:
             self._built[name] = parsed
-        self.requarantined |= parsed.quarantined != before.quarantined
+        if parsed.quarantined != before.quarantined:
+            self.requarantined = True
+            if parsed.quarantined:
+                self._quarantined[name] = parsed.quarantined
+            else:
+                del self._quarantined[name]
         if parsed.service != before.service:
             self.changed.add(key_of(name))
             if parsed.service is None:

@@ -15,7 +15,6 @@ from isthmus.registry.consul import ConsulConfig
 from isthmus.registry.consul import api as consul_api
 from isthmus.registry.consul.api import ConsulApi
 from isthmus.registry.consul.budget import ReadBudget
-from isthmus.registry.consul.query import Urgency
 from isthmus.registry.consul.trust import RefusedError
 from isthmus.registry.model import Origin
 from isthmus.registry.origin import OriginStatus
@@ -105,30 +104,14 @@ async def test_blocking_queries_about_services_go_through_the_agents_cache_where
     assert ["cached" in r.query for r in s.requests] == [True, False, False]
 
 
-LISTED = b'[{"Node": {"Node": "n1", "Address": "10.0.0.1"}, "Service": {"ID": "web", "Service": "web", "Port": 80}}]'
-
-
-@pytest.mark.parametrize(
-    ("known", "headers", "skipped"),
-    [
-        (7, {}, True),
-        (7, {"X-Consul-Default-ACL-Policy": "deny"}, True),
-        (6, {}, False),
-        (8, {}, False),
-        (0, {"X-Consul-Index": "0"}, False),
-        (7, {"X-Consul-Results-Filtered-By-ACLs": "true"}, False),
-        (7, {"X-Consul-Default-ACL-Policy": "deny", "X-Consul-Query-Backend": "streaming"}, False),
-    ],
-)
-async def test_a_service_with_the_index_that_is_known_has_not_changed(
-    known: int, headers: dict[str, str], skipped: bool
-) -> None:
-    """Unless ACLs may have taken something away: that moves no index."""
-    async with scripted(answering(body=LISTED, headers=HEADERS | headers)) as s:
-        answer = await s.api.instances("web", Urgency.PROBED, known)
-        assert s.stats.reads == 1
-    assert (answer is None) is skipped
-    assert skipped or (answer is not None and len(answer.value.entries) == 1)
+async def test_whether_a_service_has_changed_is_asked_without_asking_for_its_instances() -> None:
+    async with scripted(answering(body=b"[]")) as s:
+        assert await s.api.is_at("web", 7)
+        assert not await s.api.is_at("web", 6)
+        assert not await s.api.is_at("web", 8)
+        assert s.stats.reads == 3
+    assert {r.path for r in s.requests} == {"/v1/health/service/web"}
+    assert all(r.query["tag"] for r in s.requests)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryResponse
 
 from isthmus.xds.resource import TypeUrl
+from isthmus.xds.server.views import ENVOY_GROUP
 from tests.unit.xds.server.wire import GRPC_GROUP, Served, subscribe
 from tests.wait import eventually
 
@@ -66,6 +69,72 @@ async def test_a_fan_out_to_many_leaves_the_loop_to_others() -> None:
     served.publish({"a": "after that"})
     await eventually(lambda: all(len(served.wire.sent[s]) == 2 for s in waiting), "all are served")
     assert {served.contents(s)["a"] for s in waiting} == {"after that"}
+
+
+async def test_a_fan_out_is_over_when_everyone_has_been_sent_it() -> None:
+    served = Served()
+    served.publish({"a": "before"})
+    streams = [served.delta(node=f"envoy{i}") for i in range(2_000)]
+    for stream in streams:
+        served.ack(stream)
+    async with asyncio.timeout(10):
+        await served.server.fanned_out()
+        served.publish({"a": "after"})
+        assert any(served.contents(s)["a"] == "before" for s in streams)
+
+        await served.server.fanned_out()
+
+    assert {served.contents(s)["a"] for s in streams} == {"after"}
+
+
+class TestAViewThatIsStillToBeMade:
+    async def test_is_waited_for_by_those_who_ask_for_it_and_by_nobody_else(self) -> None:
+        served = Served()
+        served.publish({"a": "envoy"})
+        envoy = served.snapshot()
+        served.server.update({ENVOY_GROUP: envoy, GRPC_GROUP: None})
+        wanted = asyncio.create_task(served.server.wanted())
+        assert served.contents(served.delta()) == {"a": "envoy"}
+        await asyncio.sleep(0)
+        assert not wanted.done()
+
+        caller = served.delta("a", agent="gRPC Go")
+        assert not served.wire.sent[caller]
+        async with asyncio.timeout(10):
+            await wanted
+        assert GRPC_GROUP in served.server.groups
+        served.publish({"a": "grpc"}, GRPC_GROUP)
+
+        assert served.contents(caller) == {"a": "grpc"}
+
+    async def test_leaves_those_who_have_an_earlier_one_with_that(self) -> None:
+        served = Served()
+        served.publish({"a": "envoy"})
+        served.publish({"a": "grpc"}, GRPC_GROUP)
+        caller = served.delta("a", agent="gRPC Go")
+        served.ack(caller)
+
+        served.server.update({ENVOY_GROUP: served.snapshot(), GRPC_GROUP: None})
+        assert served.contents(caller) == {"a": "grpc"}
+        assert caller not in served.wire.closed
+        async with asyncio.timeout(10):
+            await served.server.wanted()
+        served.publish({"a": "later"}, GRPC_GROUP)
+
+        assert served.contents(caller) == {"a": "later"}
+
+    async def test_is_not_wanted_by_who_has_left(self) -> None:
+        served = Served()
+        served.publish({"a": "envoy"})
+        served.server.update({ENVOY_GROUP: served.snapshot(), GRPC_GROUP: None})
+        served.wire.leave(served.delta("a", agent="gRPC Go"))
+
+        served.server.update({ENVOY_GROUP: served.snapshot(), GRPC_GROUP: None})
+        wanted = asyncio.create_task(served.server.wanted())
+        await asyncio.sleep(0)
+
+        assert not wanted.done()
+        wanted.cancel()
 
 
 class TestBeforeTheFirstView:

@@ -15,8 +15,8 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 from google.protobuf.descriptor import ServiceDescriptor
 
 from isthmus.xds.resource import Resource, TypeUrl
-from isthmus.xds.server.server import ENVOY_GROUP
 from isthmus.xds.server.services import METHODS, Discovery, path_of
+from isthmus.xds.server.views import ENVOY_GROUP
 from isthmus.xds.store import EMPTY, publish
 from tests.unit.xds.server.wire import Served
 

@@ -20,9 +20,10 @@ from isthmus.xds.group import Kind, ProxyGroup
 from isthmus.xds.resource import Resource, ResourceSnapshot, TypeUrl
 from isthmus.xds.server.limits import Limits
 from isthmus.xds.server.metrics import XdsMetrics
-from isthmus.xds.server.server import ENVOY_GROUP, XdsServer
+from isthmus.xds.server.server import XdsServer
 from isthmus.xds.server.services import DELTA_PATH, SOTW_PATH
 from isthmus.xds.server.transport import Event, EventKind, TLSConfig
+from isthmus.xds.server.views import ENVOY_GROUP
 from isthmus.xds.store import EMPTY, publish
 
 GRPC_GROUP = ProxyGroup(Kind.GRPC)
@@ -115,6 +116,10 @@ class Served:
         before = self._snapshots.get(group, EMPTY)
         self._snapshots[group] = publish(before, {TypeUrl.CLUSTER: resources})
         self.server.update(self._snapshots)
+
+    def snapshot(self, group: ProxyGroup = ENVOY_GROUP) -> ResourceSnapshot:
+        """What was published last."""
+        return self._snapshots[group]
 
     def delta(self, *names: str, type_url: str = TypeUrl.CLUSTER, node: str = "envoy", agent: str = "envoy") -> int:
         """A delta stream that has asked."""

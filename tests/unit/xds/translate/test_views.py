@@ -38,17 +38,18 @@ def content(snapshot: ResourceSnapshot) -> object:
 
 def test_both_kinds_have_a_view_of_one_mesh() -> None:
     views = Views(translate(mesh_with(1)))
-    assert views[ENVOY].of_type(TypeUrl.ENDPOINT) == views[GRPC].of_type(TypeUrl.ENDPOINT) != {}
-    assert "web:9090" in views[GRPC].of_type(TypeUrl.LISTENER)
-    assert "web:9090" not in views[ENVOY].of_type(TypeUrl.LISTENER)
+    assert views.make(ENVOY).of_type(TypeUrl.ENDPOINT) == views.make(GRPC).of_type(TypeUrl.ENDPOINT) != {}
+    assert "web:9090" in views.make(GRPC).of_type(TypeUrl.LISTENER)
+    assert "web:9090" not in views.make(ENVOY).of_type(TypeUrl.LISTENER)
 
 
 def test_a_view_that_nobody_asks_for_is_not_made() -> None:
     """What is left out of it is known only once somebody has asked."""
     views = Views(translate(Mesh(Catalog({WEB.key: replace(WEB, instances=(mk_path(),))}))))
     assert GRPC in views
+    assert views[GRPC] is None
     assert not views.conflicts
-    assert views[GRPC].generation == 1
+    assert views.make(GRPC).generation == 1
     assert len(views.conflicts) == 1
 
 
@@ -63,9 +64,9 @@ def test_it_does_not_matter_when_a_view_was_asked_for_before(asked: set[int]) ->
     last: ResourceSnapshot | None = None
     for turn, translation in enumerate(translations):
         views = views.next(translation) if turn else views
-        last = views[GRPC] if turn in asked else None
+        last = views.make(GRPC) if turn in asked else None
     assert last is not None
-    assert content(last) == content(Views(translations[3])[GRPC])
+    assert content(last) == content(Views(translations[3]).make(GRPC))
     assert last.generation == len(asked), "each differs from the one that was asked for before"
 
 
@@ -74,15 +75,15 @@ def test_what_changes_for_one_kind_alone_is_no_generation_of_the_other() -> None
     tcp = replace(WEB, ports=(*WEB.ports, Port("tcp", 5432, Protocol.TCP)))
     before, after = history(Mesh(Catalog({WEB.key: WEB})), Mesh(Catalog({WEB.key: tcp})))
     views = Views(before)
-    grpc = views[GRPC]
+    grpc = views.make(GRPC)
     later = views.next(after)
-    assert later[GRPC] is grpc
-    assert later[ENVOY].generation == views[ENVOY].generation + 1
+    assert later.make(GRPC) is grpc
+    assert later.make(ENVOY).generation == views.make(ENVOY).generation + 1
 
 
 def test_a_server_gets_its_listener_from_a_mesh_without_services() -> None:
     name = "grpc/server?xds.resource.listening_address=0.0.0.0:50051"
     views = Views(translate(Mesh(Catalog({}))))
-    assert name in views[GRPC].of_type(TypeUrl.LISTENER)
+    assert name in views.make(GRPC).of_type(TypeUrl.LISTENER)
     views = views.next(translate(mesh_with(1)))
-    assert name in views[GRPC].of_type(TypeUrl.LISTENER)
+    assert name in views.make(GRPC).of_type(TypeUrl.LISTENER)

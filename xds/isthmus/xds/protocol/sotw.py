@@ -15,7 +15,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 from isthmus.xds.group import Kind
 from isthmus.xds.protocol.response import Outcome, Received, Response
 from isthmus.xds.protocol.stream import Stream
-from isthmus.xds.protocol.substream import Has, Substream
+from isthmus.xds.protocol.substream import Substream
 from isthmus.xds.resource import WHOLE_TYPES, Resource, SetVersion, TypeUrl
 
 
@@ -26,13 +26,15 @@ class SotwSubstream(Substream[DiscoveryRequest]):
     So a client that comes back with it and with the same names has it all, whichever replica it comes to.
     """
 
-    __slots__ = ("_takes_errors", "_total")
+    __slots__ = ("_mixes", "_takes_errors", "_total")
 
     def __init__(
         self, type_url: str, resources: Mapping[str, Resource], generation: int, version: SetVersion, kind: Kind
     ) -> None:
         super().__init__(type_url, resources, generation, version, kind)
         self._takes_errors = kind is Kind.GRPC
+        self._mixes = False
+        """It has asked for names beside the wildcard or in its place, which it may have had before; no known client does."""
         self._total = SetVersion()
 
     def receive(self, request: DiscoveryRequest) -> Received:
@@ -44,6 +46,7 @@ class SotwSubstream(Substream[DiscoveryRequest]):
         first, self.opened = not self.opened, True
         shift = self.subscription.replace(request.resource_names)
         self.returning |= first and bool(request.version_info)
+        self._mixes |= shift.narrowed or (self.subscription.wildcard and bool(shift.asked))
         if not (first and request.version_info and self._has_all(request.version_info)):
             self._apply(shift, {}, first)
         return received
@@ -71,6 +74,10 @@ class SotwSubstream(Substream[DiscoveryRequest]):
         # other types it would refuse, or take for a change, a response without the resource; gRPC's libraries take the error.
         return self._is_whole or self.type_url == TypeUrl.ENDPOINT or self._takes_errors
 
+    @property
+    def _may_hold_more(self) -> bool:
+        return self._is_whole and (self._mixes or (self.returning and not self._acked_version))
+
     def _state(self) -> tuple[str, object]:
         # Withdrawals that must wait are still part of the whole.
         waiting = tuple((n, r.version) for n, r in self.pending.items() if isinstance(r, Resource))
@@ -92,11 +99,8 @@ class SotwSubstream(Substream[DiscoveryRequest]):
         resources = tuple(r for n in names if isinstance(r := self.pending.get(n) or self._served.get(n), Resource))
         return msgspec.structs.replace(response, resources=resources, removed=tuple(denied), unknown=frozenset(denied))
 
-    def _count(self, before: Has | None, after: Resource | None) -> None:
-        if isinstance(before, Resource):
-            self._total = self._total.without(before)
-        if after is not None:
-            self._total = self._total.having(after)
+    def _count(self, before: Iterable[Resource], after: Iterable[Resource]) -> None:
+        self._total = self._total.replaced(before, after)
 
     def _count_all(self) -> None:
         if self.subscription.wildcard and not (self.pending or self._parked):

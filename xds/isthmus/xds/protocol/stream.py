@@ -58,7 +58,7 @@ class Stream(abc.ABC, Generic[Request]):
             self._expected_until = now + BOUND
         if first and type_url in _LEADERS:
             # Not spared to a client that has them: their clusters were sent on this stream (envoyproxy/envoy#33607, #36951).
-            substream.owe(substream.subscription.names & self._take_renewed(type_url))
+            substream.renew(substream.subscription.names & self._take_renewed(type_url))
         return received
 
     def update(self, snapshot: ResourceSnapshot) -> None:
@@ -85,6 +85,11 @@ class Stream(abc.ABC, Generic[Request]):
     def wake_at(self) -> float | None:
         """The monotonic second at which `responses` will have more though nothing has arrived; None when nothing waits."""
         return self._wake_at
+
+    @property
+    def subscribed(self) -> int:
+        """How many names the client has asked for, of all types."""
+        return sum(len(s.subscription.names) for s in self._substreams.values())
 
     def status(self) -> tuple[TypeStatus, ...]:
         """Where each type stands that the client has asked for."""
@@ -135,14 +140,14 @@ class Stream(abc.ABC, Generic[Request]):
         """Owe the follower's resources of the same names as the leader's that have just been sent."""
         substream = self._substreams.get(follower)
         if substream is None:
-            if fresh and len(fresh) >= leader.available:
+            if fresh and len(fresh) >= leader.available and not leader.withdrawals():
                 self._renewed = None
             elif self._renewed is not None:
                 self._renewed.update(fresh)
                 if len(self._renewed) > leader.available:
                     self._renewed = {n for n in self._renewed if leader.has(n)}
         else:
-            substream.owe(substream.subscription.names.intersection(fresh))
+            substream.renew(substream.subscription.names.intersection(fresh))
 
     def _take_renewed(self, follower: str) -> set[str]:
         """The names to be renewed when the follower is first asked for; from then on that is done as they are sent."""

@@ -29,7 +29,7 @@ import msgspec
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 
 from isthmus.xds.group import Kind
-from isthmus.xds.protocol.refusal import named_in
+from isthmus.xds.protocol.refusal import TEXT_LIMIT, is_partial, named_in
 from isthmus.xds.protocol.response import Outcome, Received, Response, TypeStatus
 from isthmus.xds.protocol.subscription import NO_SHIFT, Shift, Subscription
 from isthmus.xds.resource import WHOLE_TYPES, Resource, SetVersion, TypeUrl
@@ -60,6 +60,7 @@ class Parked(msgspec.Struct, frozen=True):
 
     version: str
     good: Resource | None
+    error: str
 
 
 class Substream(abc.ABC, Generic[Request]):
@@ -72,8 +73,11 @@ class Substream(abc.ABC, Generic[Request]):
         "_answering",
         "_due",
         "_error",
+        "_fresh",
         "_generation",
+        "_had",
         "_kept",
+        "_kind",
         "_nonce",
         "_parked",
         "_plain_generation",
@@ -104,6 +108,7 @@ class Substream(abc.ABC, Generic[Request]):
         kind: Kind,
     ) -> None:
         self.type_url = type_url
+        self._kind = kind
         # gRPC's libraries never mean everything: one that has given up all its names may come back with an empty list
         # (grpc/grpc-go#7013).
         self.subscription = Subscription(type_url in WHOLE_TYPES, allows_legacy=kind is Kind.ENVOY)
@@ -124,6 +129,10 @@ class Substream(abc.ABC, Generic[Request]):
         """What the client still has though it is gone, since it cannot be told."""
         self._undo: dict[str, Resource] = {}
         """What the client had before the response in flight, where it had anything."""
+        self._had: dict[str, Resource] = {}
+        """What the client goes on with until it has what it is owed, where it has not asked for that itself."""
+        self._fresh: Collection[str] = ()
+        """What the response in flight adds or changes, of all that it brings."""
         self._generation = generation
         self._version = version
         self._afresh = False
@@ -157,6 +166,11 @@ class Substream(abc.ABC, Generic[Request]):
     def _tells_absence(self) -> bool:
         """Whether a response can say that what the client asked for does not exist."""
 
+    @property
+    def _may_hold_more(self) -> bool:
+        """Whether the client may have from an earlier stream what is not known here, and would lose it if it were left out."""
+        return False
+
     _after_refusal = Lacks.NEW
     """What a client lacks that has refused a name and was not known to have had it before."""
 
@@ -166,8 +180,8 @@ class Substream(abc.ABC, Generic[Request]):
     ) -> Response:
         """Fill in what a response brings: added or changed, asked for but not there, and withdrawn."""
 
-    def _count(self, before: Has | None, after: Resource | None) -> None:
-        """Note that what the client has under one name is another from now on."""
+    def _count(self, before: Iterable[Resource], after: Iterable[Resource]) -> None:
+        """Note that the client has other resources from now on, in place of some."""
 
     def _count_all(self) -> None:
         """Note that what the client has is known anew."""
@@ -239,12 +253,20 @@ class Substream(abc.ABC, Generic[Request]):
             self._since = generation
         self._answering &= self.is_due
 
-    def owe(self, names: Iterable[str]) -> None:
+    def owe(self, names: Collection[str]) -> None:
         """Owe an answer for each of the names, whatever was sent before."""
-        for name in names:
-            self._count(self.has(name), None)
+        self._count([r for n in names if (r := self.has(n))], ())
+        for name in names if self._kept else ():
             self._kept.pop(name, None)
-            self._look(name, Lacks.ASKED)
+        self._ask(names)
+
+    def renew(self, names: Iterable[str]) -> None:
+        """Owe each of the names once more to a client that goes on with what it has until then."""
+        # Of what a client was left with from an earlier stream nothing but the version is known: it cannot be sent.
+        names = {n for n in names if (r := self._served.get(n)) is None or r.field}
+        had = {n: r for n in names if (r := self.has(n))}
+        self.owe(names)
+        self._had |= had
 
     def respond(self, withdraw: Collection[str], memo: Memo) -> tuple[Response, Collection[str]] | None:
         """The response that is due, now in flight, and the names added or changed by it; None when there is nothing to say.
@@ -253,9 +275,12 @@ class Substream(abc.ABC, Generic[Request]):
         """
         served, pending = self._served, self.pending
         self.warming, afresh = self.adds, self._afresh
-        fresh = self._everything(memo) if afresh else sorted(n for n in pending if n in served)
-        denied = sorted(n for n, has in pending.items() if has is Lacks.ASKED and n not in served)
-        gone = sorted(n for n in withdraw if n in pending)
+        fresh: list[str] = self._everything(memo) if afresh else sorted(pending.keys() & served.keys())
+        denied: list[str] = []
+        gone: list[str] = []
+        if afresh or len(fresh) < len(pending):
+            denied = sorted(n for n, has in pending.items() if has is Lacks.ASKED and n not in served)
+            gone = sorted(n for n in withdraw if n in pending)
         if not (self._due or fresh or denied or gone):
             return None
         undo: dict[str, Resource] = {}
@@ -264,15 +289,14 @@ class Substream(abc.ABC, Generic[Request]):
             self._afresh = False
             self._count_all()
         else:
-            for name in fresh:
-                has = pending.pop(name)
-                self._count(has, served[name])
-                if isinstance(has, Resource):
-                    undo[name] = has
-            for name in denied:
+            undo = {n: has for n in (*fresh, *gone) if isinstance(has := pending[n], Resource)}
+            self._count(undo.values(), [served[n] for n in fresh])
+            if len(fresh) == len(pending):
+                pending.clear()
+            for name in (*fresh, *denied, *gone) if pending else ():
                 del pending[name]
-            for name in gone:
-                self._count(pending.pop(name), None)
+            if self._had:
+                undo |= {n: self._had.pop(n) for n in (*fresh, *denied) if n in self._had}
         version, state = self._state()
         head = Response(
             type_url=self.type_url,
@@ -290,7 +314,7 @@ class Substream(abc.ABC, Generic[Request]):
             if len(memo) < MEMO_LIMIT and not self._parked:
                 memo[key] = response
         self.in_flight = response
-        self._undo = undo
+        self._undo, self._fresh = undo, fresh
         self._nonce = response.nonce
         self._due = self._answering = False
         self._sent_version = response.version
@@ -315,7 +339,7 @@ class Substream(abc.ABC, Generic[Request]):
             sent_generation=sent,
             acked_generation=acked,
             parked=tuple(sorted(self._parked)),
-            error=self._error,
+            error=self._error or next((p.error for p in self._parked.values()), ""),
         )
 
     def _settle(self, request: Request) -> Received:
@@ -330,34 +354,55 @@ class Substream(abc.ABC, Generic[Request]):
         undo, self._undo = self._undo, {}
         self.refused = request.HasField("error_detail")
         if self.refused:
-            self._error = request.error_detail.message or f"code {request.error_detail.code}, without a text"
-            parked = self._refuse(settled, undo)
+            error = request.error_detail.message or f"code {request.error_detail.code}, without a text"
+            self._error = error[:TEXT_LIMIT]
+            parked = self._refuse(settled, undo, error)
             return Received(Outcome.NACKED, self.type_url, settled, self._error, parked)
         self._error = ""
         self._acked_version = settled.version
         self._acked_generation = self._sent_generation
         return Received(Outcome.ACKED, self.type_url, settled)
 
-    def _refuse(self, settled: Response, undo: Mapping[str, Resource]) -> tuple[str, ...]:
+    def _refuse(self, settled: Response, undo: Mapping[str, Resource], error: str) -> tuple[str, ...]:
         """Park what the error names of a response; returns the names."""
         sent = {r.name: r for r in settled.resources}
-        names = [n for n in named_in(self._error, sent) if self.subscription.wants(n)]
+        names = [n for n in named_in(error, sent) if self.subscription.wants(n)]
         parked: dict[str, Parked] = {}
+        renewed: set[str] = set()
         for name in names:
             refused, good = sent[name], undo.get(name)
-            if self.pending.get(name) is Lacks.ASKED:
-                continue  # what comes next takes its place
-            if (before := self._parked.get(name)) is not None and before.good is refused:
+            has = self._had.get(name) or self._has(name)
+            if not isinstance(has, Resource) or has.version != refused.version:
+                continue  # it has been asked for anew: what comes next takes its place
+            if good is None and self._may_hold_more:
+                continue  # it may go on with an older one, as long as it is named one
+            if name not in self._fresh or (good is not None and good.version == refused.version):
                 continue  # it refuses what it had accepted before: there is nothing better to go on with
-            self._count(refused, good)
-            parked[name] = Parked(refused.version, good)
-            if name in self.pending:
-                self.pending[name] = good or self._after_refusal
+            parked[name] = Parked(refused.version, good, self._error)
+            if self._had.pop(name, None) is None:
+                self._count([refused], [good] if good else [])
+            elif good is None or good.field:
+                renewed.add(name)
+                self._had.update({name: good} if good else {})
         self._park(parked)
         for name, known in parked.items():
+            if name in renewed:
+                continue  # it is owed what it is to go on with
+            self._kept.pop(name, None)
             # What is parked is not there to be sent; it may have it from before it asked again, and is to keep that.
             self._look(name, known.good or (Lacks.NEW if name in self._parked else self._after_refusal))
+        if parked and not is_partial(error, self._kind):
+            self._send_again(sent, undo, parked)
         return tuple(parked)
+
+    def _send_again(self, sent: Mapping[str, Resource], undo: Mapping[str, Resource], parked: Collection[str]) -> None:
+        """The client has taken nothing of a response for the sake of what is parked now: the rest is due once more."""
+        changed = {n for n in self._fresh if n in sent} | (undo.keys() - sent.keys())
+        for name in changed.difference(parked):
+            if name not in self.pending and self.subscription.wants(name):
+                had = undo.get(name)
+                self._count([sent[name]] if name in sent else [], [had] if had else [])
+                self._look(name, had or self._after_refusal)
 
     def _park(self, more: Mapping[str, Parked]) -> frozenset[str]:
         """Serve what is parked in place of what is served to others; returns the names whose time to be parked is over."""
@@ -380,28 +425,31 @@ class Substream(abc.ABC, Generic[Request]):
         """Follow a change of the subscription. `held` is what the client kept from an earlier stream: versions by name."""
         if shift is NO_SHIFT and not held:
             return
-        if self._parked:
+        if self._had:
             wants = self.subscription.wants
-            self._unpark([n for n in self._parked if shift.repeated or n in shift.asked or not wants(n)])
+            self._had = {n: r for n, r in self._had.items() if wants(n) and n not in shift.asked}
         if shift.narrowed:
             self._afresh = False
             self.pending = {n: has for n, has in self.pending.items() if self.subscription.wants(n)}
             self._kept = {n: r for n, r in self._kept.items() if self.subscription.wants(n)}
             self._count_all()
         for name in shift.dropped:
-            self._count(self._has(name), None)
+            has = self._has(name)
+            self._count([has] if isinstance(has, Resource) else [], ())
             self.pending.pop(name, None)
             self._kept.pop(name, None)
+        if self._parked:
+            wants = self.subscription.wants
+            all_again = shift.repeated or shift.widened
+            self._unpark([n for n in self._parked if all_again or n in shift.asked or not wants(n)])
         if shift.repeated:
             self.owe(self._served.keys() | self.pending.keys())
         if shift.widened:
             self._widen(shift.before | held.keys(), afresh=first and not held and not self.subscription.names)
         knew_all = (self.subscription.wildcard and not shift.widened) or shift.narrowed
-        for name in shift.asked:
-            if knew_all or name in shift.before:
-                self.owe([name])
-            else:
-                self._look(name, Lacks.ASKED)
+        known = shift.asked if knew_all else shift.asked & shift.before
+        self.owe(known)
+        self._ask(shift.asked - known)
         for name, version in held.items():
             # Of what a client holds from earlier nothing but the version is known, nor is more needed.
             if self.subscription.wants(name):
@@ -445,6 +493,14 @@ class Substream(abc.ABC, Generic[Request]):
 
     def _has(self, name: str) -> Has | None:
         return self.pending.get(name) or self._served.get(name) or self._kept.get(name)
+
+    def _ask(self, names: Iterable[str]) -> None:
+        """Owe an answer for names under which nothing counts that the client has."""
+        if self._tells_absence:
+            self.pending |= dict.fromkeys(names, Lacks.ASKED)
+            return
+        for name in names:
+            self._look(name, Lacks.ASKED)
 
     def _look(self, name: str, has: Has) -> None:
         """Compare what the client has under a name that it wants with what is served."""

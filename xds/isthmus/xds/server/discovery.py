@@ -45,7 +45,7 @@ class Requests:
         except DecodeError:
             raise wrong("protocol", "the request is not a discovery request") from None
         if proxy.group is None:
-            self._introduce(proxy, request)
+            self._introduce(proxy, request, len(message))
         if proxy.machine is None:
             view = self._view_of(proxy.group) if proxy.group else None
             if view is None:
@@ -64,9 +64,9 @@ class Requests:
         self._accounts.settled(proxy, received)
         return True
 
-    def _introduce(self, proxy: Proxy, request: Request) -> None:
-        size, limit = request.node.ByteSize(), self._limits.node_bytes
-        if size > limit:
+    def _introduce(self, proxy: Proxy, request: Request, message_size: int) -> None:
+        limit = self._limits.node_bytes
+        if message_size > limit and (size := request.node.ByteSize()) > limit:
             raise too_much("node", f"the node has {size} bytes", "node_bytes", limit)
         proxy.introduce(request.node)
         log.info("xds.connected", node=proxy.node, peer=proxy.peer, user_agent=proxy.user_agent, delta=proxy.delta)
@@ -78,7 +78,7 @@ class Requests:
         )
         if not added or proxy.machine is None:
             return
-        names = sum(s.subscribed for s in proxy.machine.status()) + (len(added) if of_request else 0)
+        names = proxy.machine.subscribed + (len(added) if of_request else 0)
         if names > self._limits.subscriptions:
             what = f"{names} names are asked for on this stream"
             raise too_much("subscriptions", what, "subscriptions", self._limits.subscriptions)

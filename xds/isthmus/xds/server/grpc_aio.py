@@ -40,15 +40,24 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 class _Stream:
     """One open call."""
 
+    __slots__ = ("busy", "id", "idle", "message", "refused", "resumed", "status")
+
     def __init__(self, stream_id: int) -> None:
         self.id = stream_id
         self.message: bytes | None = None
         self.busy = False
         self.refused = False
         self.status: tuple[int, str] | None = None
-        self.wake = asyncio.Event()
+        self.idle: asyncio.Future[None] | None = None
+        """Set when there is something to write or the stream ends; None while it is being written to."""
         self.resumed: asyncio.Future[None] | None = None
         """Set when the stream is to be read from again; None while it is."""
+
+    def wake(self) -> None:
+        """There is something to write, or the stream is to end."""
+        idle, self.idle = self.idle, None
+        if idle is not None and not idle.done():
+            idle.set_result(None)
 
 
 class GrpcAioTransport:
@@ -107,7 +116,7 @@ class GrpcAioTransport:
                 continue
             stream.busy = True
             stream.message = message
-            stream.wake.set()
+            stream.wake()
         return refused
 
     def pause(self, ids: Sequence[int]) -> None:
@@ -132,7 +141,7 @@ class GrpcAioTransport:
             stream = self._streams.get(stream_id)
             if stream is not None and stream.status is None:
                 stream.status = (status, details)
-                stream.wake.set()
+                stream.wake()
 
     async def stop(self, grace: float) -> None:
         """Stop accepting; end every stream with UNAVAILABLE, which clients take as "come back", within `grace` seconds."""
@@ -178,8 +187,9 @@ class GrpcAioTransport:
     async def _write(self, stream: _Stream, context: grpc.aio.ServicerContext[bytes, bytes]) -> str:
         """Write until the stream is closed; returns why it was."""
         while True:
-            await stream.wake.wait()
-            stream.wake.clear()
+            if stream.message is None and stream.status is None:
+                stream.idle = asyncio.get_running_loop().create_future()
+                await stream.idle
             if stream.message is not None:
                 message, stream.message = stream.message, None
                 try:

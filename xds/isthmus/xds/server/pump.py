@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 
 from isthmus.xds import encode
 from isthmus.xds.protocol.response import Response
@@ -20,7 +21,7 @@ from isthmus.xds.server.transport import Transport
 SLICE_SECONDS = 0.005
 """How long a fan-out holds the loop before others get their turn."""
 _BATCH = 64
-"""Streams between two looks at the clock."""
+"""Streams at the most that are handed to the transport together."""
 _KEPT_RESPONSES = 256
 _KEPT_BYTES = 64 << 20
 
@@ -61,7 +62,9 @@ class Pump:
         self._accounts = accounts
         self._encoded = Encoded(control_plane)
         self._queue: dict[int, Proxy] = {}
-        self._turning = False
+        self.idle = asyncio.Event()
+        """Set unless a fan-out is under way."""
+        self.idle.set()
 
     def fan_out(self, proxies: Iterable[Proxy]) -> None:
         """Bring streams up to date with their views: at once as far as one slice reaches, the rest in further ones.
@@ -72,7 +75,7 @@ class Pump:
         for proxy in proxies:
             proxy.queued = True
             self._queue[proxy.id] = proxy
-        if not self._turning:
+        if self.idle.is_set():
             self._turn()
 
     def push(self, calls: Iterable[Call]) -> None:
@@ -105,20 +108,29 @@ class Pump:
                         ready.append(call)
 
     def _turn(self) -> None:
-        queue, until = self._queue, time.monotonic() + SLICE_SECONDS
-        while queue:
-            batch = [queue.pop(i) for i in list(queue)[:_BATCH]]
-            for proxy in batch:
+        queue, now, worked = self._queue, time.monotonic(), time.thread_time()
+        until = now + SLICE_SECONDS
+        while queue and time.monotonic() < until:
+            batch: list[Proxy] = []
+            for number in list(islice(queue, _BATCH)):
+                proxy = queue.pop(number)
                 proxy.queued = False
-                if proxy.machine is not None and proxy.view is not None and not proxy.ended:
-                    proxy.machine.update(proxy.view.snapshot)
-                    proxy.behind = bool(proxy.outbox)
+                if proxy.machine is None or proxy.view is None or proxy.ended:
+                    continue
+                proxy.machine.update(proxy.view.snapshot)
+                proxy.behind = bool(proxy.outbox)
+                if not proxy.outbox:
+                    self._refill(proxy, now)
+                batch.append(proxy)
+                # One that follows thousands of resources may take as long as a thousand others.
+                if time.thread_time() - worked >= SLICE_SECONDS:
+                    break
             self.push(batch)
-            if time.monotonic() >= until:
-                break
-        self._turning = bool(queue)
         if queue:
+            self.idle.clear()
             asyncio.get_running_loop().call_soon(self._turn)
+        else:
+            self.idle.set()
 
     def _refill(self, proxy: Proxy, now: float) -> None:
         proxy.behind = False

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping
 
 import grpc
 import structlog
 from envoy.config.core.v3.base_pb2 import ControlPlane
 
-from isthmus.xds.group import Kind, ProxyGroup
+from isthmus.xds.group import ProxyGroup
 from isthmus.xds.resource import ResourceSnapshot, TypeUrl
 from isthmus.xds.server.accounts import Accounts
 from isthmus.xds.server.calls import Call, Proxy
@@ -23,19 +24,16 @@ from isthmus.xds.server.discovery import Requests
 from isthmus.xds.server.limits import Limits
 from isthmus.xds.server.load_reports import LoadReports
 from isthmus.xds.server.metrics import XdsMetrics
-from isthmus.xds.server.pump import Pump
+from isthmus.xds.server.pump import SLICE_SECONDS, Pump
 from isthmus.xds.server.refusal import Refusal, too_much
 from isthmus.xds.server.services import METHODS, Discovery, Other
 from isthmus.xds.server.standing import follower_of, status_of
 from isthmus.xds.server.status import ProxyStatus
 from isthmus.xds.server.transport import Event, EventKind, TLSConfig, Transport
-from isthmus.xds.server.views import View
-from isthmus.xds.store import EMPTY
+from isthmus.xds.server.views import Views
 
 log = structlog.get_logger()
 
-ENVOY_GROUP = ProxyGroup(Kind.ENVOY)
-"""Whose view is served to every group that has none of its own."""
 _FULL_LOGGED_EVERY = 10.0
 """Seconds between two log lines that say that no more streams are let in: those who are refused come back soon."""
 
@@ -57,12 +55,11 @@ class XdsServer:
         self.metrics = metrics
         self._transport = transport
         self._limits = limits or Limits()
-        self._offered: Mapping[ProxyGroup, ResourceSnapshot] = {}
-        """What was given last, from which a view is taken when somebody asks for it: those of others may never be made."""
-        self._views: dict[ProxyGroup, View] = {}
+        self._views = Views()
         self._calls: dict[int, Call] = {}
+        self._waiting: deque[Proxy] = deque()
         accounts = Accounts(metrics)
-        self._requests = Requests(self._limits, accounts, self._view_of)
+        self._requests = Requests(self._limits, accounts, self._views.of)
         self._pump = Pump(transport, accounts, ControlPlane(identifier=identifier).SerializeToString())
         self._statuses = ClientStatuses(self._answered, self._refuse)
         self._loads = LoadReports(metrics.load, load_interval, self._is_cluster)
@@ -87,13 +84,26 @@ class XdsServer:
     @property
     def snapshot(self) -> ResourceSnapshot:
         """What Envoys are being served."""
-        view = self._views.get(ENVOY_GROUP)
-        return view.snapshot if view else EMPTY
+        return self._views.envoy
 
-    def update(self, views: Mapping[ProxyGroup, ResourceSnapshot]) -> None:
+    @property
+    def groups(self) -> frozenset[ProxyGroup]:
+        """The groups of which there are proxies."""
+        return frozenset(p.group for p in self._proxies() if p.group)
+
+    async def wanted(self) -> None:
+        """Wait until there are proxies of a group whose view is None in what was given last; they wait for it."""
+        await self._views.wanted.wait()
+
+    async def fanned_out(self) -> None:
+        """Wait until everyone has been given what was served last, as far as they take it."""
+        await self._pump.idle.wait()
+
+    def update(self, views: Mapping[ProxyGroup, ResourceSnapshot | None]) -> None:
         """Serve other generations, and push what differs to everyone who asked for it.
 
-        `views` is the whole: a group that is not in it is served the Envoys' view, which must be there. The streams of a group
+        `views` is the whole: a group that is not in it is served the Envoys' view, which must be there. Where a view is None
+        because it is still to be made, streams go on with what they have, and new ones wait (`wanted`). The streams of a group
         that gets or loses a view of its own are ended, for the generations of two views cannot be compared; what the client has
         of the other view is not sent again when it comes back.
 
@@ -101,25 +111,19 @@ class XdsServer:
             ValueError: there is no view for Envoys.
 
         """
-        if ENVOY_GROUP not in views:
-            raise ValueError("no view for Envoys, which every other group may fall back to")
-        before = self._views
-        self._offered = views
-        asked_for = {p.group for p in self._proxies() if p.group} | {ENVOY_GROUP}
-        self._views = {group: before.get(group) or View(views[group]) for group in asked_for if group in views}
-        changed = {id(v) for group, v in self._views.items() if v.update(views[group])}
+        changed = self._views.update(views, self.groups)
         self.metrics.generation.set(self.snapshot.generation)
         proxies = self._proxies()
         for proxy in proxies:
-            if proxy.group and proxy.view and proxy.view is not self._view_of(proxy.group):
+            if proxy.group and proxy.view and proxy.view is not self._views.of(proxy.group):
                 text = "what clients of this kind are served comes from elsewhere now; connect again"
                 self._end(proxy, grpc.StatusCode.UNAVAILABLE, text)
         if changed:
-            self._pump.fan_out(p for p in proxies if p.view and not p.ended and id(p.view) in changed)
-        for proxy in proxies:
-            if proxy.waits:
-                proxy.waits = False
-                self._read_on(proxy)
+            self._pump.fan_out(p for p in proxies if p.view in changed and not p.ended)
+        going = bool(self._waiting)
+        self._waiting = deque(proxy for proxy in proxies if proxy.waits)
+        if not going:
+            self._let_on()
 
     def proxies(self) -> list[ProxyStatus]:
         """Every connected proxy that has said its name, by node id and peer."""
@@ -132,13 +136,19 @@ class XdsServer:
     def _proxies(self) -> list[Proxy]:
         return [c for c in self._calls.values() if isinstance(c, Proxy)]
 
-    def _view_of(self, group: ProxyGroup) -> View | None:
-        if group not in self._views and group in self._offered:
-            self._views[group] = View(self._offered[group])
-        return self._views.get(group) or self._views.get(ENVOY_GROUP)
-
     def _is_cluster(self, name: str) -> bool:
-        return any(name in view.snapshot.of_type(TypeUrl.CLUSTER) for view in self._views.values())
+        return any(name in snapshot.of_type(TypeUrl.CLUSTER) for snapshot in self._views.snapshots)
+
+    def _let_on(self) -> None:
+        """Look at what was sent by those who waited for a view, in slices, so that the loop is never held up for long."""
+        until = time.monotonic() + SLICE_SECONDS
+        while self._waiting and time.monotonic() < until:
+            proxy = self._waiting.popleft()
+            if proxy.waits and not proxy.ended:
+                proxy.waits = False
+                self._read_on(proxy)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._let_on)
 
     def _on_events(self, events: list[Event]) -> None:
         for event in events:

@@ -29,6 +29,8 @@ def follower_of(proxy: Proxy, type_url: TypeUrl, name: str) -> tuple[bool, str]:
     status = next((s for s in machine.status() if s.type_url == type_url), None) if machine else None
     told = machine.told(type_url, name) if machine else None
     current = view.snapshot.of_type(type_url).get(name) if view else None
+    if status is not None and name in status.parked:
+        return False, f"rejected it, and goes on with what it had: {status.error}"
     if told is None or status is None:
         return False, "has not asked for it"
     if current is None or told.version != current.version:

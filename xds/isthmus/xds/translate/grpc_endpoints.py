@@ -9,77 +9,79 @@ several places.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from msgspec.structs import replace
 
-from isthmus.registry.model import Conflict, Health, Instance, Locality, Port, Service
+from isthmus.registry.model import Conflict, Health, Port, Service
 from isthmus.xds.resource import Resource, TypeUrl
 from isthmus.xds.translate.clusters import to_cluster
-from isthmus.xds.translate.endpoints import UNIX, Place, Target, assign, choose, place
+from isthmus.xds.translate.endpoints import Endpoint, Place, assign, choose, place, usable
 
-_USED = frozenset({Health.HEALTHY, Health.UNKNOWN, Health.DEGRADED})
+_PLAIN = frozenset({Health.HEALTHY, Health.UNKNOWN})
+_USED = _PLAIN | {Health.DEGRADED}
 
 Known = Mapping[tuple[TypeUrl, str], Resource]
 
 
 def to_grpc_cluster(
-    name: str, service: Service, port: Port, envoys: Known
+    name: str, service: Service, port: Port, envoys: Known, before: Sequence[Endpoint]
 ) -> tuple[tuple[Resource, ...], tuple[Conflict, ...]]:
-    """Make a port's cluster and its endpoints, if they come over EDS; what is as in `envoys` is that."""
+    """Make a port's cluster and its endpoints, if they come over EDS.
+
+    What is as in `envoys`, Envoy's resources, is that. `before` are Envoy's endpoints of the port, encoded.
+    """
     endpoints = envoys.get((TypeUrl.ENDPOINT, name))  # None when Envoy resolves names among the addresses
-    if endpoints is not None and _are_plain(i for i in service.instances if port.name in i.ports):
+    if endpoints is not None and _are_plain(before):
         return (envoys[TypeUrl.CLUSTER, name], endpoints), ()
 
-    chosen, _ = choose(service, port)
-    used = {target: i for target, i in chosen.items() if i.health in _USED and i.weight > 0}
-    at_ip = {target: i for target, i in used.items() if target.port and not target.is_name}
-    by_name = sorted(
-        (t for t in used if t.is_name), key=lambda t: (used[t].health is Health.DEGRADED, used[t].id, t.host)
-    )
+    chosen, _ = choose(service, port, before)
+    used = [e for e in chosen if e.instance.health in _USED and e.instance.weight > 0]
+    at_ip = [e for e in used if e.target.port and not e.target.is_name]
+    by_name = [e for e in used if e.target.is_name]
     if by_name and not at_ip:
-        one = by_name[0]
-        message = to_cluster(name, service, port, assign(name, {one: used[one]}))
+        one = min(by_name, key=lambda e: (e.instance.health is Health.DEGRADED, e.instance.id))
+        inline = assign(name, [(place(one.instance.locality), [one])])
+        message = to_cluster(name, service, port, ClusterLoadAssignment.FromString(inline))
         message.type = Cluster.LOGICAL_DNS
         cluster = Resource.of(TypeUrl.CLUSTER, name, message)
-        return (cluster,), _left_out(name, f"{one}, for they take one host name", used, {one})
+        return (cluster,), _left_out(name, f"{one.target}, for they take one host name", used, [one])
 
     if endpoints is None:
         cluster = Resource.of(TypeUrl.CLUSTER, name, to_cluster(name, service, port))
     else:
         cluster = envoys[TypeUrl.CLUSTER, name]
     # What they would not use is not sent, so that the weight of a place is what it has to offer.
-    usable = {t: replace(i, health=Health.HEALTHY) for t, i in at_ip.items()}
-    endpoints = Resource.of(TypeUrl.ENDPOINT, name, assign(name, usable, _places(at_ip)))
-    return (cluster, endpoints), _left_out(name, "those with IP addresses", used, at_ip.keys())
+    endpoints = Resource.of_bytes(TypeUrl.ENDPOINT, name, assign(name, _placed(at_ip)))
+    return (cluster, endpoints), _left_out(name, "those with IP addresses", used, at_ip)
 
 
-def _left_out(name: str, kept: str, used: Mapping[Target, Instance], sent: Collection[Target]) -> tuple[Conflict, ...]:
+def _left_out(name: str, kept: str, used: Sequence[Endpoint], sent: Collection[Endpoint]) -> tuple[Conflict, ...]:
+    if len(sent) == len(used):
+        return ()
     subject = f"endpoints of {name} for gRPC clients"
-    return tuple(Conflict(subject, kept, f"{i.id} at {t}") for t, i in used.items() if t not in sent)
+    targets = {e.target for e in sent}
+    return tuple(Conflict(subject, kept, f"{e.instance.id} at {e.target}") for e in used if e.target not in targets)
 
 
-def _are_plain(instances: Iterable[Instance]) -> bool:
+def _are_plain(endpoints: Sequence[Endpoint]) -> bool:
     """Whether Envoy's endpoints, none of which has a host name, mean the same to gRPC."""
-    weights: dict[Locality, int] = {}
-    return all(
-        i.health in (Health.HEALTHY, Health.UNKNOWN)
-        and i.weight == weights.setdefault(i.locality, i.weight) > 0
-        and not i.address.startswith(UNIX)
-        for i in instances
-    )
+    if not all(e.instance.health in _PLAIN and e.instance.weight > 0 and e.target.port for e in endpoints):
+        return False
+    weights = {(e.instance.locality, e.weight) for e in endpoints}
+    return len(weights) == len({locality for locality, _ in weights})
 
 
-def _places(instances: Mapping[Target, Instance]) -> Mapping[Target, Place]:
-    """Where each of the instances is put: by priority, locality and, where that differs within a locality, weight."""
+def _placed(endpoints: Sequence[Endpoint]) -> Iterable[tuple[Place, list[Endpoint]]]:
+    """The endpoints where they are put: by priority, locality and, where that differs within a locality, weight."""
+    by_weight: dict[Place, dict[int, list[Endpoint]]] = {}
     # Priorities count from 0 without a gap.
-    later = 1 if any(i.health is not Health.DEGRADED for i in instances.values()) else 0
-    places = {t: place(i, later if i.health is Health.DEGRADED else 0) for t, i in instances.items()}
-    weights: dict[Place, set[int]] = {}
-    for target, instance in instances.items():
-        weights.setdefault(places[target], set()).add(instance.weight)
-    return {
-        t: at if len(weights[at]) == 1 else replace(at, sub_zone=f"{at.sub_zone}(weight {instances[t].weight})")
-        for t, at in places.items()
-    }
+    later = 1 if any(e.instance.health is not Health.DEGRADED for e in endpoints) else 0
+    for e in endpoints:
+        at = place(e.instance.locality, later if e.instance.health is Health.DEGRADED else 0)
+        by_weight.setdefault(at, {}).setdefault(e.weight, []).append(usable(e))
+    for at, weights in by_weight.items():
+        for weight, there in weights.items():
+            yield at if len(weights) == 1 else replace(at, sub_zone=f"{at.sub_zone}(weight {weight})"), there

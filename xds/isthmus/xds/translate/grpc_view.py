@@ -20,7 +20,7 @@ from isthmus.xds.translate.part import Claim, Part, ports_of
 from isthmus.xds.translate.translation import Translation
 
 
-class Called(msgspec.Struct, frozen=True):
+class Called(msgspec.Struct, frozen=True, gc=False):
     """The names by which a service is called, and what they were made from: `fallback` is the port that needs no number."""
 
     claim: Claim
@@ -29,7 +29,7 @@ class Called(msgspec.Struct, frozen=True):
     listeners: tuple[Resource, ...]
 
 
-class GrpcPart(msgspec.Struct, frozen=True):
+class GrpcPart(msgspec.Struct, frozen=True, gc=False):
     """What one service contributes, and what that was made from."""
 
     part: Part
@@ -97,8 +97,10 @@ def _to_part(service: Service, part: Part, lost: frozenset[str], before: GrpcPar
     resources: list[Resource] = []
     conflicts: list[Conflict] = []
     ports = ports_of(service)
-    for number in part.claim.http_ports:
-        made, left_out = to_grpc_cluster(names.outbound(number, part.claim.hostname), service, ports[number], envoys)
+    for front, endpoints in zip(part.frame.fronts, part.endpoints, strict=True):
+        if not front.port.protocol.is_http:
+            continue
+        made, left_out = to_grpc_cluster(front.cluster.name, service, front.port, envoys, endpoints)
         resources += (known.get((r.type_url, r.name, r.version), r) for r in made)
         conflicts += left_out
     called = _called(part.claim, lost, _fallback(part.claim, ports), before.called if before else None)

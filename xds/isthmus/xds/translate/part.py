@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from isthmus.registry.model import Conflict, Port, Service, ServiceKey
 from isthmus.xds import names
 from isthmus.xds.resource import Resource, TypeUrl
 from isthmus.xds.translate.clusters import to_cluster
-from isthmus.xds.translate.endpoints import to_assignment
+from isthmus.xds.translate.endpoints import Endpoint, to_assignment
 from isthmus.xds.translate.listeners import tcp_listener_name, to_tcp_listener
 from isthmus.xds.translate.mesh import MeshSettings
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """The names that a service wants for itself alone, in everything that is shared.
 
     `hosts` are its host names in tiers, the strongest claim first: the mesh's own name, `<name>.<namespace>`, `<name>`
@@ -28,21 +29,72 @@ class Claim(msgspec.Struct, frozen=True):
     listeners: tuple[str, ...]
 
 
-class Part(msgspec.Struct, frozen=True):
-    """A service's claim, and its resources if it is granted."""
+class Front(msgspec.Struct, frozen=True, gc=False):
+    """A port as callers see it: its cluster, if the endpoints come over EDS, and the listener that it has for itself alone."""
 
+    port: Port
+    cluster: Resource
+    listener: Resource | None
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """All of a service that its instances have no part in, and what it was made from: `service` has none."""
+
+    service: Service
+    virtual_ip: str | None
+    settings: MeshSettings
     claim: Claim
+    fronts: tuple[Front, ...]
+    conflicts: tuple[Conflict, ...]
+
+
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """A service's claim, and its resources if it is granted. `endpoints` are encoded, for each of the frame's ports."""
+
+    frame: Frame
     resources: tuple[Resource, ...]
     conflicts: tuple[Conflict, ...]
+    endpoints: tuple[tuple[Endpoint, ...], ...]
+
+    @property
+    def claim(self) -> Claim:
+        """The names that it wants."""
+        return self.frame.claim
 
 
 def to_part(service: Service, virtual_ip: str | None, settings: MeshSettings, before: Part | None) -> Part:
     """Translate one service. Resources that are as `before` are those of `before`, not copies."""
+    frame = _frame(service, virtual_ip, settings, before.frame if before else None)
+    known = before.endpoints if before is not None and before.frame is frame else ((),) * len(frame.fronts)
+    resources: list[Resource] = []
+    conflicts = [*frame.conflicts]
+    endpoints: list[tuple[Endpoint, ...]] = []
+    for front, endpoints_before in zip(frame.fronts, known, strict=True):
+        name = front.cluster.name
+        assignment = to_assignment(name, service, front.port, endpoints_before)
+        conflicts.extend(assignment.conflicts)
+        endpoints.append(assignment.endpoints)
+        if assignment.by_name:
+            inline = to_cluster(name, service, front.port, ClusterLoadAssignment.FromString(assignment.body))
+            resources.append(Resource.of(TypeUrl.CLUSTER, name, inline))
+        else:
+            resources += (front.cluster, Resource.of_bytes(TypeUrl.ENDPOINT, name, assignment.body))
+        if front.listener is not None:
+            resources.append(front.listener)
+    return Part(
+        frame,
+        tuple(resources) if before is None else _shared(resources, before.resources),
+        tuple(conflicts),
+        tuple(endpoints),
+    )
+
+
+def _frame(service: Service, virtual_ip: str | None, settings: MeshSettings, before: Frame | None) -> Frame:
+    bare = msgspec.structs.replace(service, instances=())
+    if before is not None and (before.service, before.virtual_ip, before.settings) == (bare, virtual_ip, settings):
+        return before
     hostname = names.hostname(service.key, settings.domain)
     hosts, conflicts = _hosts(service, hostname)
-    resources: list[Resource] = []
-    http_ports: list[int] = []
-    listeners: list[str] = []
     ports = ports_of(service)
     for port in service.ports:
         first = ports[port.number]
@@ -50,29 +102,21 @@ def to_part(service: Service, virtual_ip: str | None, settings: MeshSettings, be
             conflicts.append(
                 Conflict(f"port {port.number} of {service.key}", f"port {first.name}", f"port {port.name}")
             )
+    fronts: list[Front] = []
     for port in ports.values():
         cluster = names.outbound(port.number, hostname)
-        assignment = to_assignment(cluster, service, port)
-        conflicts.extend(assignment.conflicts)
-        if assignment.by_name:
-            inline = to_cluster(cluster, service, port, assignment.message)
-            resources.append(Resource.of(TypeUrl.CLUSTER, cluster, inline))
-        else:
-            resources.append(Resource.of(TypeUrl.CLUSTER, cluster, to_cluster(cluster, service, port)))
-            resources.append(Resource.of(TypeUrl.ENDPOINT, cluster, assignment.message))
-        if port.protocol.is_http:
-            http_ports.append(port.number)
-        elif virtual_ip is None:
-            conflicts.append(_no_virtual_ip(service.key, port.number))
-        else:
-            name = tcp_listener_name(virtual_ip, port.number)
-            listener = to_tcp_listener(virtual_ip, port.number, cluster)
-            listeners.append(name)
-            resources.append(Resource.of(TypeUrl.LISTENER, name, listener))
-    return Part(
-        Claim(hostname, hosts, tuple(http_ports), tuple(listeners)),
-        tuple(resources) if before is None else _shared(resources, before.resources),
-        tuple(conflicts),
+        listener = None
+        if not port.protocol.is_http:
+            if virtual_ip is None:
+                conflicts.append(_no_virtual_ip(service.key, port.number))
+            else:
+                message = to_tcp_listener(virtual_ip, port.number, cluster)
+                listener = Resource.of(TypeUrl.LISTENER, tcp_listener_name(virtual_ip, port.number), message)
+        fronts.append(Front(port, Resource.of(TypeUrl.CLUSTER, cluster, to_cluster(cluster, service, port)), listener))
+    http_ports = tuple(front.port.number for front in fronts if front.port.protocol.is_http)
+    listeners = tuple(front.listener.name for front in fronts if front.listener is not None)
+    return Frame(
+        bare, virtual_ip, settings, Claim(hostname, hosts, http_ports, listeners), tuple(fronts), tuple(conflicts)
     )
 
 

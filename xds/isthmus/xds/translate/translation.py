@@ -25,7 +25,7 @@ from isthmus.xds.translate.part import Claim, Part, to_part
 from isthmus.xds.translate.routes import encode_route_configuration, encode_virtual_host, to_virtual_host
 
 
-class Hosts(msgspec.Struct, frozen=True):
+class Hosts(msgspec.Struct, frozen=True, gc=False):
     """The encoded virtual hosts of a service, and what they were made from."""
 
     claim: Claim

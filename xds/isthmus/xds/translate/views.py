@@ -1,6 +1,7 @@
-"""What each group of proxies is served, made from one translation when somebody first asks for it.
+"""What each group of proxies is served, made from one translation.
 
-A mesh without gRPC clients never pays for theirs. What was made from one translation is the start of what is made from the next.
+The view of gRPC clients is made by `make`, when there is one: a mesh without them never pays for theirs. What was made from one
+translation is the start of what is made from the next.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ class GrpcPublished(msgspec.Struct, frozen=True):
     snapshot: ResourceSnapshot
 
 
-class Views(Mapping[ProxyGroup, ResourceSnapshot]):
-    """Snapshots by group. Each kind of client counts its own generations.
+class Views(Mapping[ProxyGroup, ResourceSnapshot | None]):
+    """Snapshots by group, None for what is still to be made. Each kind of client counts its own generations.
+
+    `make` and `next` may be called from any thread, but not both at once.
 
     `changed_at` is the monotonic second at which the change was read that led to the translation.
     """
@@ -59,7 +62,8 @@ class Views(Mapping[ProxyGroup, ResourceSnapshot]):
             affected=translation.affected if self._grpc else None,
         )
 
-    def __getitem__(self, group: ProxyGroup) -> ResourceSnapshot:
+    def make(self, group: ProxyGroup) -> ResourceSnapshot:
+        """The snapshot of a group, made now if it was not made before, which takes long in a large mesh."""
         match group.kind:
             case Kind.ENVOY:
                 return self.envoy
@@ -67,6 +71,13 @@ class Views(Mapping[ProxyGroup, ResourceSnapshot]):
                 if self._grpc is None:
                     self._grpc = self._make_grpc()
                 return self._grpc.snapshot
+
+    def __getitem__(self, group: ProxyGroup) -> ResourceSnapshot | None:
+        match group.kind:
+            case Kind.ENVOY:
+                return self.envoy
+            case Kind.GRPC:
+                return self._grpc.snapshot if self._grpc else None
 
     def __contains__(self, group: object) -> bool:
         return group in _GROUPS
