@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -213,7 +213,8 @@ async def test_a_start_with_a_damaged_file_while_the_registry_is_away(
             file.write_bytes(damage(file.read_bytes()))
             with capture_logs() as logs:
                 await world.start()
-            (said,) = [e for e in logs if e["event"] == "lastgood.set_aside"]
+                await eventually(lambda: any(map(_is_set_aside, logs)), "it is set aside")
+            (said,) = filter(_is_set_aside, logs)
             assert said["reason"]
             assert not file.exists()
             await world.until_stale(consul.address)
@@ -223,6 +224,10 @@ async def test_a_start_with_a_damaged_file_while_the_registry_is_away(
             consul.start()
             await world.until_current()
             await eventually(lambda: world.ports("web") == {one.port}, "it is known again", RECOVERED)
+
+
+def _is_set_aside(event: Mapping[str, object]) -> bool:
+    return event["event"] == "lastgood.set_aside"
 
 
 async def _done(what: object) -> bool:

@@ -49,7 +49,9 @@ class Held:
 
 
 @contextmanager
-def holding(monkeypatch: pytest.MonkeyPatch, place: object, function: Callable[..., Any]) -> Generator[Held, None, None]:
+def holding(
+    monkeypatch: pytest.MonkeyPatch, place: object, function: Callable[..., Any]
+) -> Generator[Held, None, None]:
     held = Held(function)
     monkeypatch.setattr(place, function.__name__, held)
     try:

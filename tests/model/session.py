@@ -159,7 +159,9 @@ class Session:
         current = self._snapshot.of_type(type_url)
         for name in error.partition(": ")[2].split():
             version = offered.get(name, "")
-            if version and had.get(name) != version and (name in had or type_url not in self.unsure | self.mixed):  # else it refuses what it has had before, and keeps that
+            if (
+                version and had.get(name) != version and (name in had or type_url not in self.unsure | self.mixed)
+            ):  # else it refuses what it has had before, and keeps that
                 del offered[name]
                 if name in had:
                     offered[name] = had[name]

@@ -72,9 +72,7 @@ MUTANTS = {
         "        if received.outcome.name != 'NACKED':\n            self._apply(shift, held, first)\n",
         AnyDeltaClient,
     ),
-    "a name asked for again is not sent again": Mutant(
-        Substream, "_apply", "self.owe(known)", "pass", AnyDeltaClient
-    ),
+    "a name asked for again is not sent again": Mutant(Substream, "_apply", "self.owe(known)", "pass", AnyDeltaClient),
     "unwanted names are still owed": Mutant(Substream, "_apply", "self.pending.pop(name, None)", "pass", AnySotwClient),
     "names end no legacy wildcard": Mutant(
         Subscription, "replace", "self._named |= bool(names)", "pass", AnySotwClient

@@ -151,7 +151,8 @@ class TestReferences:
             "1: registries[0].name: 'A': expected lower-case letters, digits and dashes, at most 63"),
         ("registries:\n- {name: a, type: file, path: x}\n- {name: a, type: file, path: y}",
             "3: registries[1].name: 'a' is the name of another registry"),
-        ("registries: [{name: a, type: file, path: ''}]", "1: registries[0].path: expected a file, a directory or a pattern, got nothing"),
+        ("registries: [{name: a, type: file, path: ''}]",
+            "1: registries[0].path: expected a file, a directory or a pattern, got nothing"),
         (f"{REGISTRIES}xds: 3", "2: xds: expected a mapping with address, limits, load_interval, got a whole number"),
         (f"{REGISTRIES}mesh:\n  domain: Mesh!", "3: mesh.domain: 'Mesh!': expected a lower-case domain such as mesh.example.com"),
         (f"{REGISTRIES}mesh: {{outbound_port: 70000}}",
@@ -188,11 +189,11 @@ class TestReferences:
             "2: guard.services[0].shrink: expected a number from 0 to 1 or nothing, got 2"),
         (f"{REGISTRIES}guard: {{services: [{{hold: 2}}]}}", "2: guard.services[0]: name is missing"),
         (f"{REGISTRIES}doubt: {{remove: [Zombies]}}",
-            "2: doubt.remove[0]: expected ContainerAddress, FailedNode, Loopback, NoPorts, NoRenewal, PermanentKey, PortZero or "
-            "Unroutable, got 'Zombies'"),
+            ("2: doubt.remove[0]: expected ContainerAddress, FailedNode, Loopback, NoPorts, NoRenewal, PermanentKey, PortZero or "
+             "Unroutable, got 'Zombies'")),
         ("registries: [{name: a, type: eureka, outlier_detection: often}]",
-            "1: registries[0].outlier_detection: expected true or false or a mapping with consecutive_5xx, consecutive_failures, "
-            "ejection_time, interval, max_percent, got text"),
+            ("1: registries[0].outlier_detection: expected true or false or a mapping with consecutive_5xx, "
+             "consecutive_failures, ejection_time, interval, max_percent, got text")),
         ("registries: [{name: a, type: eureka, outlier_detection: {max_percent: 0}}]",
             "1: registries[0].outlier_detection.max_percent: expected a whole number from 1 to 100, got 0"),
         ("registries: [{name: a, type: file, path: [x, '']}]",

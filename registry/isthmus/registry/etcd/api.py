@@ -216,7 +216,9 @@ class Watch:
         """End the stream, and wait for the tasks that gRPC has of its own for it: its core takes a moment to notice."""
         if self._call.done():
             if self._read is not None:
-                await asyncio.gather(self._read, return_exceptions=True)  # it may have failed since anybody waited for it
+                await asyncio.gather(
+                    self._read, return_exceptions=True
+                )  # it may have failed since anybody waited for it
             return
         self._call.cancel()
         await asyncio.gather(self.reading(), return_exceptions=True)

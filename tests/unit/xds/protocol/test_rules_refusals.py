@@ -144,7 +144,7 @@ def test_a_listener_that_is_refused_keeps_its_clusters(talk: SotwTalk | DeltaTal
 
 
 def test_a_new_stream_knows_of_no_refusal() -> None:
-    """Rules 12 and 20: it is offered once more, and what the client has from before is not taken away when it is refused again."""
+    """Rules 12 and 20: it is offered once more; what the client has from before stays when that is refused again."""
     before = settled(SotwTalk)
     version = before.last[CDS].version
     before.put(CDS, "a", content=1)

@@ -275,7 +275,7 @@ class Substream(abc.ABC, Generic[Request]):
         """
         served, pending = self._served, self.pending
         self.warming, afresh = self.adds, self._afresh
-        fresh: list[str] = self._everything(memo) if afresh else sorted(pending.keys() & served.keys())
+        fresh: list[str] = self._everything(memo) if afresh else sorted([n for n in pending if n in served])
         denied: list[str] = []
         gone: list[str] = []
         if afresh or len(fresh) < len(pending):
