@@ -109,7 +109,7 @@ MUTANTS = {
         Substream, "_refuse", "self._park(parked)", "self._park({})", AnySotwClient
     ),
     "a refusal by name refuses the rest": Mutant(
-        Substream, "_refuse", "named_in(self._error, sent)", "list(sent)", AnySotwClient
+        Substream, "_refuse", "named_in(error, sent)", "list(sent)", AnySotwClient
     ),
     "what is parked stays so when it changes": Mutant(
         Substream,
@@ -140,7 +140,7 @@ MUTANTS = {
         SotwSubstream, "_tells_absence", " or self.type_url == TypeUrl.ENDPOINT", "", EnvoyOnBothVariants
     ),
     "a changed cluster leaves its endpoints behind": Mutant(
-        Stream, "_renew", "substream.owe(", "frozenset(", EnvoyOnBothVariants
+        Stream, "_renew", "substream.renew(", "frozenset(", EnvoyOnBothVariants
     ),
     "clusters go before their routes are acknowledged": Mutant(
         Stream, "_has_come", "substream.is_due or substream.in_flight or", "substream.is_due or", EnvoyOnBothVariants
