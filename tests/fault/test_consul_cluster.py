@@ -199,7 +199,7 @@ async def test_too_many_requests(alone: Member, tmp_path: Path) -> None:
     await put(alone, 1)
     async with served(tmp_path, reading(alone)) as world:
         await until_known(world, 1)
-        limits = {"mode": "enforcing", "read_rate": 1, "write_rate": 1_000}
+        limits = {"mode": "enforcing", "read_rate": 0.1, "write_rate": 1_000}
         await alone.reload({"limits": {"request_limits": limits}})
         error = await world.until_stale("429")
         assert "rate limit" in error
