@@ -46,6 +46,12 @@ BINARIES = {f"envoy-{version}": "bin/envoy" for version in ENVOYS} | {
     **{f"etcd-{version}": "etcd" for version in ETCDS},
     f"grpc-js-{GRPC_JS}": "node",
     f"push-{PUSH}": "push",
+    "debian-iptables": "bin/iptables-legacy",
+    "debian-nftables": "bin/nft",
+    "debian-dnsmasq": "bin/dnsmasq",
+    "debian-nginx": "bin/nginx",
+    "debian-debootstrap": "bin/debootstrap",
+    "debian-docker": "bin/dockerd",
 }
 """The peers by name, and the path of each one's program below its directory in the cache."""
 

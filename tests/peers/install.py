@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.peers import BINARIES, CONSUL, ETCDS, NOMAD, PUSH, PUSH_SOURCES, binary, cache
+from tests.peers import BINARIES, CONSUL, ETCDS, NOMAD, PUSH, PUSH_SOURCES, binary, cache, debian
 
 HERE = Path(__file__).resolve().parent
 
@@ -62,6 +62,11 @@ def install(peer: str, say: Say) -> bool:
             elif peer.startswith("grpc-js-"):
                 _fetch_grpc_js(made)
                 _run([made / BINARIES[peer], "--eval", "require('@grpc/grpc-js-xds')"])
+            elif peer in debian.PACKAGES:
+                if shutil.which("apt-get") is None:
+                    raise CannotInstallError("it is unpacked from Debian's packages, and there is no `apt-get` on PATH")
+                debian.unpack(peer, made, _run)
+                _run([made / BINARIES[peer], "-v" if peer == "debian-nginx" else "--version"])
             else:
                 _build(peer, made, say)
                 _run([made / BINARIES[peer], "--version" if peer.startswith("etcd-") else "version"])
@@ -158,7 +163,7 @@ def _run(
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
     watch: Callable[[str], bool] = lambda _: False,
-) -> None:
+) -> str:
     argv = [str(word) for word in command]
     try:
         process = subprocess.Popen(
@@ -179,6 +184,7 @@ def _run(
     if process.returncode != 0:
         last = "".join(rest[-15:]).rstrip() or "(it printed nothing)"
         raise CannotInstallError(f"{' '.join(argv[:3])} … ended with status {process.returncode}:\n{last}")
+    return "".join(rest)
 
 
 @contextlib.contextmanager

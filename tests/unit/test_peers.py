@@ -36,7 +36,7 @@ class World:
         self.path = directory / "bin"
         self.path.mkdir()
         for peer, program in peers.BINARIES.items():
-            if peer.startswith(("envoy-", "eureka-", "grpc-js-")):
+            if peer.startswith(("envoy-", "eureka-", "grpc-js-", "debian-")):
                 self.script(self.cache / "isthmus" / "peers" / peer / program, "#!/bin/sh\n")
 
     def script(self, path: Path, text: str) -> None:

@@ -1,0 +1,55 @@
+"""Programs of Debian's packages, unpacked into the cache: nothing is installed into the machine, and no right is needed for it.
+
+A package and what it needs that this machine lacks are fetched by `apt-get download` and unpacked beside each other; a script per
+program sets the paths at which it finds its libraries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+Run = Callable[..., str]
+
+PACKAGES = {
+    "debian-iptables": ("iptables",),
+    "debian-nftables": ("nftables",),
+    "debian-dnsmasq": ("dnsmasq-base",),
+    "debian-nginx": ("nginx-core", "nginx-common"),
+    "debian-debootstrap": ("debootstrap",),
+    "debian-docker": ("docker.io", "containerd", "runc", "iptables"),
+}
+"""The packages of each peer. Their versions are those of the Debian release that the machine runs."""
+
+_PLANNED = re.compile(r"^Inst (\S+) .*?\((\S+) ", re.MULTILINE)
+_START = """#!/bin/sh
+here="$(dirname "$(readlink -f "$0")")"
+root="$here/../root"
+export LD_LIBRARY_PATH="$root/usr/lib/x86_64-linux-gnu:$root/lib/x86_64-linux-gnu:$root/usr/lib/aarch64-linux-gnu:$root/usr/lib"
+export XTABLES_LIBDIR="$(echo "$root"/usr/lib/*/xtables)" DEBOOTSTRAP_DIR="$root/usr/share/debootstrap"
+export PATH="$here:$PATH:/usr/sbin:/sbin"
+exec "$root/{program}" "$@"
+"""
+
+
+def unpack(peer: str, into: Path, run: Run) -> None:
+    """Make `into/root`, a tree of what the packages hold, and `into/bin`, a script for each program in it."""
+    wanted = PACKAGES[peer]
+    quiet = ["-q", "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root"]
+    plan = run(["apt-get", *quiet, "--simulate", "install", "--no-install-recommends", *wanted])
+    missing = {name for name, _ in _PLANNED.findall(plan)}
+    into.mkdir()
+    root, programs, fetched = into / "root", into / "bin", into / "fetched"
+    for directory in (root, programs, fetched):
+        directory.mkdir()
+    run(["apt-get", *quiet, "download", *sorted(missing | set(wanted))], cwd=fetched)
+    for package in sorted(fetched.glob("*.deb")):
+        run(["dpkg-deb", "--extract", package, root])
+        package.unlink()
+    fetched.rmdir()
+    for place in ("bin", "sbin", "usr/bin", "usr/sbin"):
+        for program in sorted(p for p in (root / place).glob("*") if p.exists()):  # alternatives are links to nowhere
+            start = programs / program.name
+            start.write_text(_START.format(program=f"{place}/{program.name}"))
+            start.chmod(0o755)
