@@ -22,6 +22,11 @@ PACKAGES = {
 }
 """The packages of each peer. Their versions are those of the Debian release that the machine runs."""
 
+_ALTERNATIVES = {
+    f"ip{v6}tables{what}": f"ip{v6}tables-nft{what}" for v6 in ("", "6") for what in ("", "-restore", "-save")
+}
+"""What a fresh Debian's /etc/alternatives lead to."""
+
 _PLANNED = re.compile(r"^Inst (\S+) .*?\((\S+) ", re.MULTILINE)
 _START = """#!/bin/sh
 here="$(dirname "$(readlink -f "$0")")"
@@ -49,7 +54,8 @@ def unpack(peer: str, into: Path, run: Run) -> None:
         package.unlink()
     fetched.rmdir()
     for place in ("bin", "sbin", "usr/bin", "usr/sbin"):
-        for program in sorted(p for p in (root / place).glob("*") if p.exists()):  # alternatives are links to nowhere
-            start = programs / program.name
-            start.write_text(_START.format(program=f"{place}/{program.name}"))
+        found = {p.name: p.name for p in (root / place).glob("*") if p.exists()}
+        for name, program in (found | {a: p for a, p in _ALTERNATIVES.items() if p in found}).items():
+            start = programs / name
+            start.write_text(_START.format(program=f"{place}/{program}"))
             start.chmod(0o755)
