@@ -28,6 +28,12 @@ NOMAD = "1.10.0"
 GRPC_JS = "1.14.1"
 """gRPC's xDS client for Node.js, `@grpc/grpc-js-xds`; pinned, with all that it needs, by grpc-js/package-lock.json."""
 
+COMPOSE = "2.40.3"
+"""Docker's compose; pinned by compose/go.mod and compose/go.sum. The daemon is Debian's."""
+
+PROMETHEUS = "3.5.0"
+"""Pinned by prometheus/go.mod and prometheus/go.sum, where it is called v0.305.0."""
+
 PUSH_SOURCES = Path(__file__).resolve().parents[2] / "bench" / "peers"
 """What proxies and rivals of `make bench NAME=push` are built from; one may edit it, so the name says which state of it."""
 
@@ -46,12 +52,15 @@ BINARIES = {f"envoy-{version}": "bin/envoy" for version in ENVOYS} | {
     **{f"etcd-{version}": "etcd" for version in ETCDS},
     f"grpc-js-{GRPC_JS}": "node",
     f"push-{PUSH}": "push",
+    f"compose-{COMPOSE}": "docker-compose",
+    f"prometheus-{PROMETHEUS}": "prometheus",
     "debian-iptables": "bin/iptables-legacy",
     "debian-nftables": "bin/nft",
     "debian-dnsmasq": "bin/dnsmasq",
     "debian-nginx": "bin/nginx",
     "debian-debootstrap": "bin/debootstrap",
     "debian-docker": "bin/dockerd",
+    "debian-base": "bin/base",
 }
 """The peers by name, and the path of each one's program below its directory in the cache."""
 

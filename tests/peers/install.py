@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.peers import BINARIES, CONSUL, ETCDS, NOMAD, PUSH, PUSH_SOURCES, binary, cache, debian
+from tests.peers import BINARIES, COMPOSE, CONSUL, ETCDS, NOMAD, PROMETHEUS, PUSH, PUSH_SOURCES, binary, cache, debian
 
 HERE = Path(__file__).resolve().parent
 
@@ -25,6 +25,8 @@ BUILT = {
     f"nomad-{NOMAD}": ("nomad", "github.com/hashicorp/nomad", "1"),
     f"etcd-{ETCDS[0]}": ("etcd/3.4", "go.etcd.io/etcd", "0"),
     f"etcd-{ETCDS[1]}": ("etcd/3.6", "go.etcd.io/etcd/server/v3", "0"),
+    f"compose-{COMPOSE}": ("compose", "github.com/docker/compose/v2/cmd", "0"),
+    f"prometheus-{PROMETHEUS}": ("prometheus", "github.com/prometheus/prometheus/cmd/prometheus", "0"),
     f"push-{PUSH}": (str(PUSH_SOURCES), ".", "0"),
 }
 """The peers that are built with Go: the directory of the go.mod, the package, and CGO_ENABLED (Nomad needs a C compiler)."""
@@ -62,6 +64,8 @@ def install(peer: str, say: Say) -> bool:
             elif peer.startswith("grpc-js-"):
                 _fetch_grpc_js(made)
                 _run([made / BINARIES[peer], "--eval", "require('@grpc/grpc-js-xds')"])
+            elif peer == "debian-base":
+                _bootstrap_debian(made, say)
             elif peer in debian.PACKAGES:
                 if shutil.which("apt-get") is None:
                     raise CannotInstallError("it is unpacked from Debian's packages, and there is no `apt-get` on PATH")
@@ -69,7 +73,7 @@ def install(peer: str, say: Say) -> bool:
                 _run([made / BINARIES[peer], "-v" if peer == "debian-nginx" else "--version"])
             else:
                 _build(peer, made, say)
-                _run([made / BINARIES[peer], "--version" if peer.startswith("etcd-") else "version"])
+                _run([made / BINARIES[peer], "--version" if peer.startswith(("etcd-", "prometheus-")) else "version"])
             shutil.rmtree(cache() / peer, ignore_errors=True)
             made.rename(cache() / peer)
     return True
@@ -138,6 +142,27 @@ def _build_eureka(into: Path, say: Say) -> None:
     _run(["java", "-version"])
     start = into / "eureka"
     start.write_text(EUREKA)
+    start.chmod(0o755)
+
+
+BASE = """#!/bin/sh
+exec cat "$(dirname "$0")/../base.tar"
+"""
+
+
+def _bootstrap_debian(into: Path, say: Say) -> None:
+    if os.geteuid() != 0:
+        raise CannotInstallError("debootstrap makes a Debian tree, for which it must be root")
+    install("debian-debootstrap", say)
+    say("making a Debian tree, which takes a minute or two")
+    into.mkdir()
+    with tempfile.TemporaryDirectory(dir=into) as tree:
+        include = "--include=python3,python3-venv,ca-certificates"
+        _run([binary("debian-debootstrap"), "--variant=minbase", include, "bookworm", tree])
+        _run(["tar", "-C", tree, "--exclude=./var/cache/apt/*", "-cf", into / "base.tar", "."])
+    start = into / BINARIES["debian-base"]
+    start.parent.mkdir()
+    start.write_text(BASE)
     start.chmod(0o755)
 
 
