@@ -25,9 +25,9 @@ BUILT = {
     f"nomad-{NOMAD}": ("nomad", "github.com/hashicorp/nomad", "1"),
     f"etcd-{ETCDS[0]}": ("etcd/3.4", "go.etcd.io/etcd", "0"),
     f"etcd-{ETCDS[1]}": ("etcd/3.6", "go.etcd.io/etcd/server/v3", "0"),
+    f"push-{PUSH}": (str(PUSH_SOURCES), ".", "0"),
     f"compose-{COMPOSE}": ("compose", "github.com/docker/compose/v2/cmd", "0"),
     f"prometheus-{PROMETHEUS}": ("prometheus", "github.com/prometheus/prometheus/cmd/prometheus", "0"),
-    f"push-{PUSH}": (str(PUSH_SOURCES), ".", "0"),
 }
 """The peers that are built with Go: the directory of the go.mod, the package, and CGO_ENABLED (Nomad needs a C compiler)."""
 

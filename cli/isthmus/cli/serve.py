@@ -12,11 +12,12 @@ from rich.console import Console
 
 from isthmus.bridge import logs
 from isthmus.bridge.bridge import StartError
-from isthmus.bridge.config import ConfigError, load
+from isthmus.bridge.config import load
 from isthmus.bridge.preflight import PreflightError, preflight
 from isthmus.bridge.run import run
 from isthmus.cli.command import command
 from isthmus.cli.output import CommandError, Flag, note
+from isthmus.registry.settings import ConfigError
 
 
 def serve(

@@ -10,8 +10,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from isthmus.cli.command import command
+from isthmus.cli.demo.check import app as check_app
 from isthmus.cli.demo.programs import DemoError
 from isthmus.cli.demo.run import Options, run_demo
+from isthmus.cli.demo.service import app as service_app
 from isthmus.cli.output import CommandError, Flag
 
 
@@ -52,3 +54,5 @@ def demo(
 
 
 app = command(demo)
+app.command(service_app, name="service")
+app.command(check_app, name="check")

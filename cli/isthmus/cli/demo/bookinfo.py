@@ -31,10 +31,14 @@ def authority(service: str) -> str:
 
 
 class Mesh:
-    """How a service calls another one: through Envoy's outbound listener, chosen by the authority."""
+    """How a service calls another one.
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    Through Envoy's outbound listener `via`, `host:port`, which goes by the authority; or, with None, by its name, which leads to
+    Envoy where the agent's DNS answers.
+    """
+
+    def __init__(self, via: str | None) -> None:
+        self._via = via
         self._session = aiohttp.ClientSession(timeout=_CALL, connector=aiohttp.TCPConnector(limit=0))
 
     async def call(self, service: str, path: str) -> Any:
@@ -44,7 +48,7 @@ class Mesh:
             BookinfoError: another status than 200, no answer, or not JSON.
 
         """
-        url = f"http://127.0.0.1:{self.port}{path}"
+        url = f"http://{self._via or authority(service)}{path}"
         try:
             async with self._session.get(url, headers={"Host": authority(service)}) as response:
                 body = await response.read()
@@ -76,13 +80,14 @@ class Instance:
         self._mesh = mesh
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> None:
-        """Listen on any free port of 127.0.0.1."""
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen; port 0 takes any that is free. Raises OSError."""
         app = web.Application()
+        app.router.add_get("/health", self._answer_health)
         app.router.add_get("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_DRAIN_SECONDS)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, host, port).start()
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
@@ -91,6 +96,9 @@ class Instance:
             return
         runner, self._runner = self._runner, None
         await runner.cleanup()
+
+    async def _answer_health(self, _: web.Request) -> web.Response:
+        return _json(503 if self.is_broken else 200, {"instance": self.id})
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.requests += 1

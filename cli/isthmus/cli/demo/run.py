@@ -152,7 +152,7 @@ async def _scene(options: Options) -> AsyncGenerator[Scene, None]:
         )
         await bridge.start()
         stack.push_async_callback(bridge.stop)
-        mesh = Mesh(outbound)
+        mesh = Mesh(f"127.0.0.1:{outbound}")
         stack.push_async_callback(mesh.close)
         bookinfo = Bookinfo(mesh)
         stack.push_async_callback(bookinfo.close)
