@@ -157,7 +157,8 @@ def _bootstrap_debian(into: Path, say: Say) -> None:
     say("making a Debian tree, which takes a minute or two")
     into.mkdir()
     with tempfile.TemporaryDirectory(dir=into) as tree:
-        include = "--include=python3,python3-venv,ca-certificates"
+        Path(tree).chmod(0o755)
+        include = "--include=python3,python3-venv,ca-certificates,systemd,systemd-sysv,dbus,iproute2,iptables,nftables"
         _run([binary("debian-debootstrap"), "--variant=minbase", include, "bookworm", tree])
         _run(["tar", "-C", tree, "--exclude=./var/cache/apt/*", "-cf", into / "base.tar", "."])
     start = into / BINARIES["debian-base"]
