@@ -188,7 +188,7 @@ job "bookinfo" {
             image        = config.value == "docker" ? var.image : null
             network_mode = config.value == "docker" ? "host" : null
             command      = config.value == "docker" ? null : var.command
-            args         = ["agent", "wait", "--for", "ready", "--timeout", "60s", "--status", "127.0.0.1:${NOMAD_PORT_ready}"]
+            args         = ["agent", "wait", "--for", "ready", "--timeout", "60s", "--agent", "127.0.0.1:${NOMAD_PORT_status}"]
           }
         }
 
