@@ -49,16 +49,16 @@ variable "bridges" {
   default     = []
 }
 
-variable "gateway_port" {
-  description = "The port of every client that runs the gateway, at which HTTP services answer by host name; 0 takes any."
-  type        = number
-  default     = 8080
-}
-
 variable "count" {
   description = "Instances of each service."
   type        = number
   default     = 1
+}
+
+variable "release" {
+  description = "Another word here replaces every instance, one after the other."
+  type        = string
+  default     = "1"
 }
 
 locals {
@@ -72,12 +72,16 @@ locals {
   }
 
   # The bridges, looked up each time that one comes or goes.
-  discovery = length(var.bridges) > 0 ? jsonencode(var.bridges) : "[{{ range nomadService \"isthmus-xds\" }}\"{{ .Address }}:{{ .Port }}\", {{ end }}]"
+  discovery = length(var.bridges) > 0 ? var.bridges[0] : "{{ with nomadService \"isthmus-xds\" }}{{ with index . 0 }}{{ .Address }}:{{ .Port }}{{ end }}{{ end }}"
 }
 
 job "bookinfo" {
   type        = "service"
   datacenters = var.datacenters
+
+  meta {
+    release = var.release
+  }
 
   # One instance after the other, the new one before the old one: no request fails meanwhile.
   update {
@@ -153,7 +157,7 @@ job "bookinfo" {
             serviceCluster: ${group.value.name}
             address: {{ env "NOMAD_IP_http" }}
             binaryPath: ${var.envoy}
-            configPath: {{ env "NOMAD_TASK_DIR" }}/agent
+            configPath: {{ env "NOMAD_TASK_DIR" }}
             proxyAdminPort: {{ env "NOMAD_PORT_admin" }}
             statusPort: {{ env "NOMAD_PORT_status" }}
             readinessPort: {{ env "NOMAD_PORT_ready" }}
@@ -218,74 +222,6 @@ job "bookinfo" {
           cpu    = 50
           memory = 64
         }
-      }
-    }
-  }
-
-  group "gateway" {
-    shutdown_delay = "3s"
-
-    network {
-      port "http" {
-        static = var.gateway_port
-      }
-      port "admin" {}
-      port "status" {}
-      port "ready" {}
-      port "stats" {}
-    }
-
-    service {
-      name     = "bookinfo-gateway"
-      port     = "http"
-      provider = var.provider
-      tags     = ["protocol=http", "port=8080"]
-
-      check {
-        type     = "http"
-        port     = "ready"
-        path     = "/healthz/ready"
-        interval = "1s"
-        timeout  = "1s"
-      }
-    }
-
-    task "gateway" {
-      driver       = var.driver
-      kill_timeout = "15s"
-
-      dynamic "config" {
-        for_each = [var.driver]
-        content {
-          image        = config.value == "docker" ? var.image : null
-          network_mode = config.value == "docker" ? "host" : null
-          command      = config.value == "docker" ? null : var.command
-          args         = ["agent", "--config", "${NOMAD_TASK_DIR}/agent.yaml"]
-        }
-      }
-
-      template {
-        destination   = "local/agent.yaml"
-        change_mode   = "signal"
-        change_signal = "SIGHUP"
-        data          = <<-EOT
-          discoveryAddress: ${local.discovery}
-          node: gateway-{{ env "NOMAD_ALLOC_ID" }}
-          serviceCluster: gateway
-          binaryPath: ${var.envoy}
-          configPath: {{ env "NOMAD_TASK_DIR" }}/agent
-          proxyAdminPort: {{ env "NOMAD_PORT_admin" }}
-          statusPort: {{ env "NOMAD_PORT_status" }}
-          readinessPort: {{ env "NOMAD_PORT_ready" }}
-          envoyPrometheusPort: {{ env "NOMAD_PORT_stats" }}
-          outbound: {mode: EXPLICIT, listen: "{{ env "NOMAD_IP_http" }}:{{ env "NOMAD_PORT_http" }}"}
-          registration: {type: none}
-        EOT
-      }
-
-      resources {
-        cpu    = 100
-        memory = 192
       }
     }
   }

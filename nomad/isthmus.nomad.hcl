@@ -143,6 +143,7 @@ job "isthmus" {
             type: nomad
             address: ${var.nomad_address}
             token: {{ env "NOMAD_TOKEN" }}
+            check_interval: 1
           {{ if "${var.consul_address}" }}- {name: consul, type: consul, address: "${var.consul_address}"}{{ end }}
           xds: {address: "{{ env "NOMAD_IP_xds" }}:{{ env "NOMAD_PORT_xds" }}"}
           http: {address: "{{ env "NOMAD_IP_http" }}:{{ env "NOMAD_PORT_http" }}"}

@@ -20,7 +20,9 @@ from tests.wait import eventually
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("compose")]
 
-GATEWAY, BRIDGE, PROMETHEUS = 8080, 15014, 9090
+GATEWAY, PROMETHEUS = 8080, 9090
+STREAMS = 2
+"""Requests that are under way at any time."""
 NOTICED = 60
 """Seconds within which anything that Consul and the containers go through is over."""
 
@@ -53,7 +55,7 @@ def stack(docker: Docker) -> Iterator[Docker]:
 
 def load(docker: Docker) -> AbstractAsyncContextManager[Load]:
     """Pages through the gateway."""
-    return constant_load(GATEWAY, "productpage", 2, machine=docker.machine)
+    return constant_load(GATEWAY, "productpage", STREAMS, machine=docker.machine)
 
 
 async def get(docker: Docker, port: int, path: str) -> Any:
@@ -102,28 +104,30 @@ def test_nobody_is_root(stack: Docker) -> None:
 
 
 async def test_a_killed_service(stack: Docker) -> None:
-    """One of three reviews is killed under load: pages go on with the others, none fails, and it comes back."""
+    """One of three reviews is killed under load, machine and all: what was in flight to it is lost with it, and nothing else."""
     async with load(stack) as pages:
         await eventually(lambda: versions(pages) == {"v1", "v2", "v3"}, "all versions answer", NOTICED, every=0.5)
-        stack.compose("kill", "reviews-v3")
+        await asyncio.to_thread(stack.compose, "kill", "reviews-v3")
         await eventually(lambda: versions(pages) == {"v1", "v2"}, "the others answer alone", NOTICED, every=0.5)
-        stack.compose("up", "--wait", "--no-build", "--no-deps", "reviews-v3")
-        stack.compose("up", "--wait", "--no-build", "--no-deps", "--force-recreate", "reviews-v3-sidecar")
+        await asyncio.to_thread(stack.compose, "up", "--wait", "--no-build", "--no-deps", "reviews-v3")
+        await asyncio.to_thread(
+            stack.compose, "up", "--wait", "--no-build", "--no-deps", "--force-recreate", "reviews-v3-sidecar"
+        )
         await eventually(lambda: "v3" in versions(pages), "it is back", NOTICED, every=0.5)
-    assert pages.failures == []
+    assert len(pages.failures) <= STREAMS, pages.failures
 
 
 async def test_a_killed_bridge(stack: Docker) -> None:
     """Without the bridge everything goes on; when it is back, changes arrive again."""
     async with load(stack) as pages:
         await eventually(lambda: pages.answers, "pages come", NOTICED)
-        stack.compose("kill", "isthmus")
+        await asyncio.to_thread(stack.compose, "kill", "isthmus")
         pages.recent()
         await eventually(lambda: pages.answers.total() > 100, "pages come without the bridge", NOTICED)
-        stack.compose("up", "--wait", "--no-build", "--no-deps", "isthmus")
-        stack.compose("stop", "reviews-v1-sidecar")
+        await asyncio.to_thread(stack.compose, "up", "--wait", "--no-build", "--no-deps", "isthmus")
+        await asyncio.to_thread(stack.compose, "stop", "reviews-v1-sidecar")
         await eventually(lambda: versions(pages) == {"v2", "v3"}, "the change has arrived", NOTICED, every=0.5)
-        stack.compose("up", "--wait", "--no-build", "--no-deps", "reviews-v1-sidecar")
+        await asyncio.to_thread(stack.compose, "up", "--wait", "--no-build", "--no-deps", "reviews-v1-sidecar")
         await eventually(lambda: "v1" in versions(pages), "and the next one", NOTICED, every=0.5)
     assert pages.failures == []
 

@@ -11,10 +11,13 @@ from isthmus.cli.output import CommandError, note
 
 COMMANDS = {
     "serve": "isthmus.cli.serve:app",
+    "agent": "isthmus.cli.agent:app",
+    "intercept": "isthmus.cli.intercept:app",
     "bootstrap": "isthmus.cli.bootstrap:app",
     "services": "isthmus.cli.status:services_app",
     "proxy-status": "isthmus.cli.status:proxy_status_app",
     "registries": "isthmus.cli.registries:app",
+    "workloads": "isthmus.cli.workloads:app",
     "holds": "isthmus.cli.holds:app",
     "parity": "isthmus.cli.parity:app",
     "doctor": "isthmus.cli.doctor:app",

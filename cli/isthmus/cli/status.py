@@ -19,7 +19,7 @@ _STYLES = {"SYNCED": "green", "STALE": "yellow", "REJECTED": "bold red", "NOT SE
 _HEALTH_STYLES = {Health.HEALTHY: "green", Health.UNHEALTHY: "red"}
 _SERVICE_COLUMNS = ("SERVICE", "NAMESPACE", "PORTS", "SERVING", "ORIGINS", "REMARKS")
 _INSTANCE_COLUMNS = ("NAMESPACE", "INSTANCE", "ADDRESS", "PORTS", "HEALTH", "WEIGHT", "ORIGIN", "LABELS")
-_PROXY_COLUMNS = ("PROXY", "TYPE", "STATE", "SENT", "ACKED", "LAG", "PEER", "CLIENT", "LAST NACK")
+_PROXY_COLUMNS = ("PROXY", "TYPE", "STATE", "SENT", "ACKED", "LAG", "PEER", "CLIENT", "OUTBOUND", "LAST NACK")
 
 _Remarks = Mapping[tuple[str, str, str], str]
 """Why an instance is still there, by service, origin and its id there."""
@@ -94,6 +94,7 @@ def proxy_status(
     REJECTED: it refused the last push, for the reason under LAST NACK; it keeps what it had.
 
     SENT and ACKED are versions. LAG is the time from the bridge's reading of the last change to the proxy's acknowledgement.
+    OUTBOUND says which listeners an Envoy has for what leaves the workload, as OUTBOUND in its node's metadata asks for.
 
     The exit status is 3 when a proxy that is listed is STALE or REJECTED.
 
@@ -120,6 +121,9 @@ def proxy_status(
     else:
         rows = [_proxy_row(p, t) for p in proxies for t in sorted(p.types, key=lambda t: t.type) or (None,)]
         print_table(_PROXY_COLUMNS, rows, f"no proxies are connected to {bridge}")
+        for proxy in proxies:
+            if proxy.remark:
+                note(f"proxy {proxy.node}: {proxy.remark}")
     if any(t.state in ("STALE", "REJECTED") for p in proxies for t in p.types):
         raise SystemExit(3)
 
@@ -174,6 +178,7 @@ def _proxy_row(proxy: ProxyStatus, status: ProxyType | None) -> tuple[str | Text
         "" if status is None or status.lag_ms is None else f"{status.lag_ms:.0f} ms",
         proxy.peer,
         f"{proxy.user_agent} ({proxy.variant})".lstrip(),
+        Text(proxy.outbound, "yellow" if proxy.remark else ""),
         Text(status.error if status else "", "red"),
     )
 

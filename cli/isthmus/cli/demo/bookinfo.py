@@ -77,6 +77,8 @@ class Instance:
         self.requests = 0
         self.is_broken = False
         """It answers 503 to everything."""
+        self.is_unwell = False
+        """It says so when it is asked how it is, and answers everything else."""
         self._mesh = mesh
         self._runner: web.AppRunner | None = None
 
@@ -98,7 +100,7 @@ class Instance:
         await runner.cleanup()
 
     async def _answer_health(self, _: web.Request) -> web.Response:
-        return _json(503 if self.is_broken else 200, {"instance": self.id})
+        return _json(503 if self.is_broken or self.is_unwell else 200, {"instance": self.id})
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.requests += 1

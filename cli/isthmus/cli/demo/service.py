@@ -26,7 +26,8 @@ def service(
 ) -> None:
     """Run one of Bookinfo's services: productpage asks details and reviews, reviews v2 and v3 ask ratings.
 
-    Every answer is JSON and names the instances that gave it; GET /health says whether it is well. SIGTERM ends it.
+    Every answer is JSON and names the instances that gave it. GET /health says whether it is well; SIGUSR1 changes that. SIGTERM
+    ends it.
 
     Examples:
         isthmus demo service details
@@ -57,6 +58,12 @@ async def _run(name: str, version: str, listen: tuple[str, int], via: str | None
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     mesh = Mesh(via)
     instance = Instance(name, version, id_, mesh)
+
+    def change_health() -> None:
+        instance.is_unwell = not instance.is_unwell
+        note(f"{id_} says that it is {'not ' if instance.is_unwell else ''}well")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, change_health)
     try:
         await instance.start(*listen)
         note(f"{name} {version} listens on {listen[0]}:{listen[1]} as {id_}")
