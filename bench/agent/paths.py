@@ -1,7 +1,7 @@
 """What stands in the way of a request: nothing, two Envoys of agents, or two nginx in their places.
 
-All of it runs on loopback, in processes of their own: a program that answers, the bridge, an agent beside the caller and one beside
-the program.
+All of it runs on loopback, in processes of their own: a program that answers, the bridge, an agent beside the caller and one
+beside the program.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ import contextlib
 import tempfile
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.agent import dns
 from bench.agent.latency import Client, measure
 from bench.agent.paths import HOST, Agent, Bridge, Nginx, listening
 from bench.machine import cpu_seconds, resident_kb
@@ -27,7 +29,8 @@ async def run() -> list[Row]:
     """Measure; takes about two minutes."""
     with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as directory:
         async with _open_world(Path(directory)) as world:
-            return [*await _latency(world), *await _idle(world), *await _starts(world, Path(directory))]
+            rows = [*await _latency(world), *await _idle(world), *await _starts(world, Path(directory))]
+    return [*rows, *await dns.rows()]
 
 
 class _World(NamedTuple):
@@ -55,7 +58,13 @@ async def _open_world(directory: Path) -> AsyncGenerator[_World]:
         inbound = free_port()
         bridge = Bridge(directory / "bridge", f"127.0.0.1:{inbound}")
         await start(bridge, bridge.xds_port)
-        port = {"name": "http", "protocol": "http", "port": 80, "inbound": inbound, "target": f"127.0.0.1:{program.port}"}
+        port = {
+            "name": "http",
+            "protocol": "http",
+            "port": 80,
+            "inbound": inbound,
+            "target": f"127.0.0.1:{program.port}",
+        }
         server = Agent(directory / "server", bridge.xds_port, {"services": [{"name": "echo", "ports": [port]}]})
         await start(server, inbound)
         caller = Agent(directory / "caller", bridge.xds_port, {})
@@ -117,8 +126,9 @@ async def _starts(world: _World, directory: Path) -> list[Row]:
         began = time.monotonic()
         agent.start()
         try:
-            await eventually(lambda port=agent.outbound_port: _answers(port), "the first call is routed", 60, every=0.01)
+            await eventually(partial(_answers, agent.outbound_port), "the first call is routed", 60, every=0.01)
             took.append(time.monotonic() - began)
         finally:
             agent.stop(20)
-    return [figure("agent.start_to_first_call_s", quantile(took, 0.5), "s", f"median of {STARTS} starts, the slowest {max(took):.2f}")]
+    slowest = f"median of {STARTS} starts, the slowest {max(took):.2f}"
+    return [figure("agent.start_to_first_call_s", quantile(took, 0.5), "s", slowest)]

@@ -204,7 +204,7 @@ async def test_what_consul_forgets_during_an_outage_stays_in_envoy(mesh: Mesh) -
 
 @pytest.mark.parametrize("delta", [True, False], ids=["delta", "sotw"])
 async def test_a_restarted_bridge_sends_nothing_again(mesh: Mesh, delta: bool) -> None:
-    """Delta and state of the world: a proxy that comes back with what it has is sent nothing."""
+    """Delta and state of the world: a proxy that comes back with what it has is sent nothing. Rule 20."""
     ups = [await mesh.upstream(f"up{n}") for n in range(3)]
     for n, upstream in enumerate(ups):
         await mesh.consul.register(f"svc{n}", upstream.name, port=upstream.port, meta={"port": "80"})

@@ -21,7 +21,7 @@ OTHER_RULES = OutlierDetection(ejection_time=32)
 async def test_no_request_fails_whatever_changes(
     version: str, delta: bool, town: Translated, upstreams: tuple[Upstream, Upstream]
 ) -> None:
-    """200 services, 50 of them TCP: from the first moment on, and while instances, clusters and services come and go."""
+    """200 services, 50 of them TCP: from the first moment on, and while instances, clusters and services come and go. Rule 35."""
     one, two = upstreams
     http, tcp = [f"web{n}" for n in range(150)], [f"db{n}" for n in range(50)]
     town.change(*(town.http(name, one) for name in http), *(town.tcp(name, one) for name in tcp))
@@ -71,7 +71,10 @@ async def test_no_request_fails_whatever_changes(
 async def test_nothing_waits_for_what_has_changed_meanwhile(
     version: str, delta: bool, town: Translated, upstreams: tuple[Upstream, Upstream]
 ) -> None:
-    """Generations so close on each other that Envoy asks for endpoints of a cluster that is gone, or another, already."""
+    """Generations so close on each other that Envoy asks for endpoints of a cluster that is gone, or another, already.
+
+    Rule 36.
+    """
     one, two = upstreams
     town.change(*(town.http(f"web{n}", one) for n in range(5)), town.tcp("db", one))
     envoy = await town.envoy(version, delta=delta)
@@ -119,7 +122,10 @@ async def test_nothing_waits_for_what_has_changed_meanwhile(
 async def test_an_envoy_that_does_not_read_is_spared_what_came_between(
     version: str, delta: bool, town: Translated, upstreams: tuple[Upstream, Upstream]
 ) -> None:
-    """Twenty changes of each of two clusters while it is frozen: it gets the first, which was on its way, and the last."""
+    """Twenty changes of each of two clusters while it is frozen: it gets the first, which was on its way, and the last.
+
+    Rule 42.
+    """
     one, two = upstreams
     town.change(town.http("web", one), town.tcp("db", one))
     envoy = await town.envoy(version, delta=delta)

@@ -18,7 +18,10 @@ SERVED = (TypeUrl.CLUSTER, TypeUrl.ENDPOINT, TypeUrl.LISTENER, TypeUrl.ROUTE)
 async def test_an_envoy_is_sent_the_difference(
     version: str, delta: bool, town: Translated, upstreams: tuple[Upstream, Upstream]
 ) -> None:
-    """Nothing if nothing has changed; otherwise, with delta, what has changed, and with state of the world what there is."""
+    """Nothing if nothing has changed; otherwise, with delta, what has changed, and with state of the world what there is.
+
+    Rule 29.
+    """
     one, two = upstreams
     services = [town.http(f"web{n}", one) for n in range(20)] + [town.tcp(f"db{n}", one) for n in range(10)]
     town.change(*services)

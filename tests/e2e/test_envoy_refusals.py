@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 from isthmus.xds.resource import Resource, TypeUrl
 from isthmus.xds.server.status import ProxyType
 from isthmus.xds.translate.listeners import OUTBOUND_HTTP
-from tests.e2e.scripted import at, mk_cluster, mk_resource, mk_routes, says
+from tests.e2e.scripted import ADS, Scripted, at, mk_cluster, mk_resource, mk_routes, says
 from tests.e2e.translated import Translated, cluster, each, host
 from tests.servers.envoy import Envoy
 from tests.servers.upstream import Upstream, constant_load, get
@@ -31,7 +32,7 @@ def taken() -> Iterator[socket.socket]:
 async def test_a_cluster_and_a_listener_are_refused(
     version: str, delta: bool, town: Translated, upstreams: tuple[Upstream, Upstream], taken: socket.socket
 ) -> None:
-    """A cluster becomes one that Envoy does not take, and a listener's address is taken: together with good changes."""
+    """A cluster becomes one that Envoy does not take, and a listener's address is taken: together with good changes. Rule 12."""
     one, two = upstreams
     town.change(*(town.http(f"web{n}", one) for n in range(3)), town.tcp("db", one))
     envoy = await town.envoy(version, delta=delta)
@@ -210,3 +211,37 @@ async def _answers(town: Translated, name: str, answer: str) -> bool:
 
 async def _answers_tcp(town: Translated, name: str, answer: str) -> bool:
     return await town.get_tcp(name) == (200, answer)
+
+
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "sotw"])
+async def test_a_refusal_that_names_nothing(xds: Scripted, delta: bool) -> None:
+    """Of many endpoints that change at once one is malformed: Envoy does not say whose, and the others all get there. Rule 12."""
+    names = [f"service{number}" for number in range(20)]
+    source = {"type": "EDS", "eds_cluster_config": {"eds_config": ADS}}
+    xds.publish(*(mk_cluster(n, **source) for n in names))
+    xds.publish(*(mk_resource(TypeUrl.ENDPOINT, n, at(n, 1000)) for n in names))
+    envoy = await xds.envoy(delta=delta)
+
+    bad = at("service7", 2000)
+    bad["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["address"] = "no address"
+    changed = {n: at(n, 2000) for n in names} | {"service7": bad}
+    xds.publish(*(mk_resource(TypeUrl.ENDPOINT, n, assignment) for n, assignment in changed.items()))
+
+    async def ports() -> dict[str, str]:
+        return dict(re.findall(r"(service\d+)::127\.0\.0\.1:(\d+)::", (await envoy.admin("/clusters")).decode()))
+
+    async def has_the_rest() -> bool:
+        return await ports() == dict.fromkeys(names, "2000") | {"service7": "1000"}
+
+    await eventually(has_the_rest, "it has the rest")
+    (proxy,) = xds.server.proxies()
+    (error,) = [t.error for t in proxy.types if t.type == "EDS"]
+    assert "malformed IP address: no address" in error
+
+    xds.publish(mk_resource(TypeUrl.ENDPOINT, "service7", at("service7", 3000)))
+    await eventually(lambda: is_in_step(xds), "it takes what was mended")
+    assert (await ports())["service7"] == "3000"
+
+
+def is_in_step(xds: Scripted) -> bool:
+    return all(t.state == "SYNCED" for p in xds.server.proxies() for t in p.types)

@@ -19,6 +19,7 @@ PATIENCE = 60
 async def test_many_clusters(
     version: str, count: int, delta: bool, town: Translated, upstreams: tuple[Upstream, Upstream]
 ) -> None:
+    """Rule 37."""
     one, two = upstreams
     town.change(*(town.http(f"web{n}", one) for n in range(count)))
     envoy = await town.envoy(version, delta=delta, timeout=PATIENCE)

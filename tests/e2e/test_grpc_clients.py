@@ -102,7 +102,10 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_endpoints_move_under_constant_calls(mesh: Mesh, language: str) -> None:
-    """Instances are added, drained, removed and replaced, each server stops once it is called no more, and no call fails."""
+    """Instances are added, drained, removed and replaced, each server stops once it is called no more, and no call fails.
+
+    Rule 52.
+    """
     one, two, three = [await mesh.greeter(name) for name in ("one", "two", "three")]
     mesh.write(at(one))
     await mesh.start()
@@ -134,7 +137,7 @@ async def test_endpoints_move_under_constant_calls(mesh: Mesh, language: str) ->
 
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_a_bridge_that_restarts_is_not_noticed(mesh: Mesh, language: str) -> None:
-    """Calls go on while it is away, and what has changed meanwhile arrives when it is back."""
+    """Calls go on while it is away, and what has changed meanwhile arrives when it is back. Rule 47."""
     one, two = [await mesh.greeter(name) for name in ("one", "two")]
     mesh.write(at(one))
     await mesh.start()
@@ -168,7 +171,7 @@ async def test_calls_are_shared_by_weight(mesh: Mesh, language: str) -> None:
 
 
 async def test_degraded_instances_wait_for_the_others_to_go(mesh: Mesh) -> None:
-    """gRPC would leave them alone even if there is nobody else."""
+    """gRPC would leave them alone even if there is nobody else. Rule 46."""
     one, two = [await mesh.greeter(name) for name in ("one", "two")]
     mesh.write(at(one), at(two, health="degraded"))
     await mesh.start()
@@ -193,7 +196,7 @@ async def test_an_instance_may_have_a_host_name(mesh: Mesh, language: str) -> No
 
 
 async def test_a_server_that_takes_its_listener_from_the_bridge(mesh: Mesh) -> None:
-    """It serves before it is registered anywhere, for most services register themselves once they serve."""
+    """It serves before it is registered anywhere, for most services register themselves once they serve. Rule 43."""
     await mesh.start()
     address = f"127.0.0.1:{free_port()}"
     server = mk_server(mesh.directory, mesh.config.xds.address, "one", address)
@@ -214,7 +217,10 @@ def served(caller: Caller) -> bool:
 
 
 async def test_a_name_that_nobody_has_fails_at_once(mesh: Mesh) -> None:
-    """With our text, instead of 15 seconds of silence, and works once somebody has it; the client has to opt in (gRFC A88)."""
+    """With our text, instead of 15 seconds of silence, and works once somebody has it; the client has to opt in (gRFC A88).
+
+    Rules 33 and 48.
+    """
     one = await mesh.greeter("one")
     mesh.write(at(one))
     await mesh.start()

@@ -20,7 +20,7 @@ both = pytest.mark.parametrize("delta", [True, False], ids=["delta", "sotw"])
 async def test_each_type_on_a_stream_of_its_own(
     xds: Scripted, delta: bool, upstreams: tuple[Upstream, Upstream]
 ) -> None:
-    """Clusters, endpoints, listeners and routes, without ADS; endpoints move."""
+    """Clusters, endpoints, listeners and routes, without ADS; endpoints move. Rule 2."""
     source = own_service(delta)
 
     def edit(bootstrap: Bootstrap) -> None:
@@ -49,7 +49,7 @@ async def test_each_type_on_a_stream_of_its_own(
 
 
 async def test_clusters_on_demand(xds: Scripted, upstreams: tuple[Upstream, Upstream]) -> None:
-    """A request for a cluster that Envoy does not have waits for it; one that does not exist fails at once."""
+    """A request for a cluster that Envoy does not have waits for it; one that does not exist fails at once. Rule 30."""
     one, _ = upstreams
     source = own_service(True)
     on_demand = {
@@ -75,7 +75,7 @@ async def test_clusters_on_demand(xds: Scripted, upstreams: tuple[Upstream, Upst
 async def test_virtual_hosts_on_demand(xds: Scripted) -> None:
     """Nothing is sent until a request needs it, and a host that nobody has does not hold its request up.
 
-    Envoy's first request is an empty one, after which it waits for virtual hosts; an empty response does not end that.
+    Envoy's first request is an empty one, after which it waits for virtual hosts; an empty response does not end that. Rule 30.
     """
     source = {**own_service(True), "initial_fetch_timeout": "0.01s"}
     on_demand = {"name": "on_demand", "typed_config": {"@type": f"{HTTP}.on_demand.v3.OnDemand"}}
@@ -97,7 +97,7 @@ async def test_virtual_hosts_on_demand(xds: Scripted) -> None:
 
 
 async def test_load_reports(xds: Scripted, upstreams: tuple[Upstream, Upstream]) -> None:
-    """What Envoy sent to a cluster, and how it ended, by locality."""
+    """What Envoy sent to a cluster, and how it ended, by locality. Rule 51."""
 
     def edit(bootstrap: Bootstrap) -> None:
         config: dict[str, Any] = own_service(False)["api_config_source"]

@@ -21,7 +21,7 @@ both = pytest.mark.parametrize("delta", [True, False], ids=["delta", "sotw"])
 
 @both
 async def test_secrets(xds: Scripted, delta: bool, tmp_path: Path) -> None:
-    """A listener warms with its certificate, and takes the next one without being touched."""
+    """A listener warms with its certificate, and takes the next one without being touched. Rule 40."""
     first, second = mk_certificate(tmp_path, "first"), mk_certificate(tmp_path, "second")
     tls = {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import yaml
 
+from isthmus.agent import load as agent_config
 from isthmus.bridge import doctor
 from isthmus.bridge.bridge import Bridge
 from isthmus.bridge.config import Config, ConsulRegistry, FileRegistry, NomadRegistry, parse
@@ -24,6 +25,10 @@ from isthmus.registry.document import parse_document
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+AGENT_PAGES = tuple(f"docs/{page}.md" for page in ("agent", "dns", "intercept", "registration"))
+"""What they configure is the agent."""
 
 
 class Block(NamedTuple):
@@ -94,7 +99,7 @@ def test_other_programs_are_few() -> None:
     """Nobody needs a program that the documentation does not say where to get."""
     programs = {words[0].rpartition("/")[2] for _, words in commands()}
 
-    assert programs <= {"make", "isthmus", "envoy", "curl", "uv", "source"}
+    assert programs <= {"cd", "curl", "docker", "envoy", "isthmus", "make", "nomad", "pip", "source", "uv"}
 
 
 def test_configurations_are_accepted() -> None:
@@ -104,6 +109,8 @@ def test_configurations_are_accepted() -> None:
         if block.text.startswith("registries:"):
             variables = ("CONSUL_HTTP_TOKEN", "EUREKA_PASSWORD", "NOMAD_TOKEN")
             parse(block.text.encode(), ROOT / "isthmus.yaml", dict.fromkeys(variables, "secret"))
+        elif block.where.startswith(AGENT_PAGES):
+            agent_config.parse(block.text.encode(), ROOT / "agent.yaml", {}, "vm-1")
         else:
             document = parse_document(block.text.encode(), "docs")
             assert document.entries, block.where
@@ -124,7 +131,7 @@ def test_the_configuration_with_all_defaults_is_complete() -> None:
     assert set(documented) == set(Config.__struct_fields__)
     for section, value in documented.items():
         if isinstance(value, dict):
-            assert set(value) == set(getattr(config, section).__struct_fields__), section
+            assert set(value) - {"type"} == set(getattr(config, section).__struct_fields__), section
 
 
 def table(page: str) -> dict[str, str]:
@@ -184,7 +191,7 @@ async def test_paths_and_metrics_exist(tmp_path: Path) -> None:
     without_parameters = {path: status for path, (status, _) in answers.items() if status not in (200, 503)}
     assert without_parameters == {"/debug/parity": 400, "/debug/explain": 400}
     served = answers["/metrics"][1]
-    for metric in set(re.findall(r"\bisthmus_\w+", prose())):
+    for metric in set(re.findall(r"\bisthmus_(?!agent_)\w+", prose())):
         assert re.search(rf"^# TYPE {metric} ", served, re.MULTILINE), metric
     catalog = msgspec.json.decode(answers["/debug/catalog"][1])
     for key in ("virtual_ips", "quarantined", "conflicts", "holds", "leaving"):
@@ -215,6 +222,7 @@ def test_log_events_exist() -> None:
         "guard.services",
         "guard.shrink",
         "merge.weights",
+        "mesh.virtual_ips",
         "xds.limits",
         "xds.load_interval",
     }
@@ -262,7 +270,9 @@ def test_the_commands_that_end_by_themselves_are_run(place: Path) -> None:
     """`serve --check` and `bootstrap`, word for word as the documentation has them, end well."""
     ran = 0
     for where, words in {tuple(words): (where, words) for where, words in commands()}.values():
-        if words[0].rpartition("/")[2] == "isthmus" and ("--check" in words or words[1] in ("bootstrap", "version")):
+        if words[0].rpartition("/")[2] != "isthmus":
+            continue
+        if words[1] in ("bootstrap", "version") or (words[1] == "serve" and "--check" in words):
             done = subprocess.run(
                 [str(Path(sys.executable).parent / "isthmus"), *words[1:]],
                 cwd=place,
