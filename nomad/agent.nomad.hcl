@@ -42,7 +42,7 @@ variable "bridges" {
 }
 
 locals {
-  discovery = length(var.bridges) > 0 ? var.bridges[0] : "{{ with nomadService \"isthmus-xds\" }}{{ with index . 0 }}{{ .Address }}:{{ .Port }}{{ end }}{{ end }}"
+  discovery = length(var.bridges) > 0 ? jsonencode(var.bridges) : "[{{ range nomadService \"isthmus-xds\" }}\"{{ .Address }}:{{ .Port }}\", {{ end }}]"
 }
 
 job "isthmus-agent" {
@@ -87,7 +87,7 @@ job "isthmus-agent" {
           serviceCluster: client
           locality: {{ env "node.region" }}/{{ env "node.datacenter" }}
           binaryPath: ${var.envoy}
-          configPath: {{ env "NOMAD_TASK_DIR" }}
+          configPath: {{ env "NOMAD_TASK_DIR" }}/agent
           outbound: {mode: ADDRESSES}
           dns: {}
         EOT

@@ -72,7 +72,7 @@ locals {
   }
 
   # The bridges, looked up each time that one comes or goes.
-  discovery = length(var.bridges) > 0 ? var.bridges[0] : "{{ with nomadService \"isthmus-xds\" }}{{ with index . 0 }}{{ .Address }}:{{ .Port }}{{ end }}{{ end }}"
+  discovery = length(var.bridges) > 0 ? jsonencode(var.bridges) : "[{{ range nomadService \"isthmus-xds\" }}\"{{ .Address }}:{{ .Port }}\", {{ end }}]"
 }
 
 job "bookinfo" {
@@ -157,7 +157,7 @@ job "bookinfo" {
             serviceCluster: ${group.value.name}
             address: {{ env "NOMAD_IP_http" }}
             binaryPath: ${var.envoy}
-            configPath: {{ env "NOMAD_TASK_DIR" }}
+            configPath: {{ env "NOMAD_TASK_DIR" }}/agent
             proxyAdminPort: {{ env "NOMAD_PORT_admin" }}
             statusPort: {{ env "NOMAD_PORT_status" }}
             readinessPort: {{ env "NOMAD_PORT_ready" }}

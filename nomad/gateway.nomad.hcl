@@ -52,7 +52,7 @@ variable "gateway_port" {
 }
 
 locals {
-  discovery = length(var.bridges) > 0 ? var.bridges[0] : "{{ with nomadService \"isthmus-xds\" }}{{ with index . 0 }}{{ .Address }}:{{ .Port }}{{ end }}{{ end }}"
+  discovery = length(var.bridges) > 0 ? jsonencode(var.bridges) : "[{{ range nomadService \"isthmus-xds\" }}\"{{ .Address }}:{{ .Port }}\", {{ end }}]"
 }
 
 job "gateway" {
@@ -110,7 +110,7 @@ job "gateway" {
           node: gateway-{{ env "NOMAD_ALLOC_ID" }}
           serviceCluster: gateway
           binaryPath: ${var.envoy}
-          configPath: {{ env "NOMAD_TASK_DIR" }}
+          configPath: {{ env "NOMAD_TASK_DIR" }}/agent
           proxyAdminPort: {{ env "NOMAD_PORT_admin" }}
           statusPort: {{ env "NOMAD_PORT_status" }}
           readinessPort: {{ env "NOMAD_PORT_ready" }}

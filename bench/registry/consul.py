@@ -1,6 +1,7 @@
 """A Consul that serves as many services as one likes: answers, indexes, and what wakes which query, as measured on the real one.
 
-A check that turns wakes `health/state/any` and its service; another address or weight wakes `catalog/services` and its service.
+A check that turns wakes `health/state/any` and its service; another address or weight wakes `catalog/services` and its service,
+and moves the index of its node.
 What it costs Consul to answer is not imitated.
 """
 
@@ -32,6 +33,11 @@ class ScriptedConsul:
         self._check_of: dict[tuple[int, int], bytes] = {}
         self._modified: dict[tuple[int, int], int] = {}
         self._failing: dict[tuple[int, int], bytes] = {}
+        self._registered: dict[tuple[int, int], int] = {}
+        self._node_indexes: dict[str, int] = {}
+        self._on_node: dict[str, list[tuple[int, int]]] = {}
+        for state in fleet.states():
+            self._on_node.setdefault(state.node, []).append((state.service, state.instance))
 
     def put(self, state: State) -> None:
         """An instance is so from now on: one write."""
@@ -47,6 +53,7 @@ class ScriptedConsul:
             self._checks.move(self._index)
         if (state.weight, state.place) != (before.weight, before.place):
             self._list.move(self._index)
+            self._registered[at] = self._node_indexes[state.node] = self._index
         self._service(state.name).move(self._index)
 
     def handle(self, request: Request) -> None:
@@ -55,6 +62,8 @@ class ScriptedConsul:
                 self._list.ask(request)
             case ["catalog", "nodes"]:
                 self._nodes.ask(request)
+            case ["catalog", "node-services", node]:
+                self._answer_node(request, node)
             case ["agent", "self"]:
                 request.answer(msgspec.json.encode({"Config": {"Datacenter": "dc1", "NodeName": "agent"}}))
             case ["health", "state", "any"]:
@@ -84,6 +93,13 @@ class ScriptedConsul:
         nodes = [_node(f"node-{n}") for n in range(NODES)]
         request.answer(msgspec.json.encode(nodes), self._headers(NODES_INDEX))
 
+    def _answer_node(self, request: Request, node: str) -> None:
+        # With an id that none has, the adapter asks for the index alone.
+        on_it = [] if "filter" in request.query else self._on_node[node]
+        services = [self._service_of(self._fleet.state(*at)) for at in on_it]
+        index = self._node_indexes.get(node, FIRST_INDEX)
+        request.answer(msgspec.json.encode({"Node": _node(node), "Services": services}), self._headers(index))
+
     def _answer_checks(self, request: Request) -> None:
         if request.query.get("filter") == 'Status != "passing"':
             checks = list(self._failing.values())
@@ -112,23 +128,26 @@ class ScriptedConsul:
     def _entry(self, state: State) -> dict[str, object]:
         return {
             "Node": _node(state.node),
-            "Service": {
-                "ID": state.id,
-                "Service": state.name,
-                "Tags": ["v1"],
-                "Address": state.address,
-                "TaggedAddresses": {"lan_ipv4": {"Address": state.address, "Port": PORT}},
-                "Meta": {"version": "v1", "team": "bench"},
-                "Port": PORT,
-                "Weights": {"Passing": state.weight, "Warning": 1},
-                "EnableTagOverride": False,
-                "Proxy": {"Mode": "", "MeshGateway": {}, "Expose": {}},
-                "Connect": {},
-                "PeerName": "",
-                "CreateIndex": FIRST_INDEX,
-                "ModifyIndex": self._services[state.name].index,
-            },
+            "Service": self._service_of(state),
             "Checks": [_alive(state.node), self._check(state)],
+        }
+
+    def _service_of(self, state: State) -> dict[str, object]:
+        return {
+            "ID": state.id,
+            "Service": state.name,
+            "Tags": ["v1"],
+            "Address": state.address,
+            "TaggedAddresses": {"lan_ipv4": {"Address": state.address, "Port": PORT}},
+            "Meta": {"version": "v1", "team": "bench"},
+            "Port": PORT,
+            "Weights": {"Passing": state.weight, "Warning": 1},
+            "EnableTagOverride": False,
+            "Proxy": {"Mode": "", "MeshGateway": {}, "Expose": {}},
+            "Connect": {},
+            "PeerName": "",
+            "CreateIndex": FIRST_INDEX,
+            "ModifyIndex": self._registered.get((state.service, state.instance), FIRST_INDEX),
         }
 
     def _headers(self, index: int) -> dict[str, str]:

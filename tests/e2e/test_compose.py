@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -20,7 +22,9 @@ from tests.wait import eventually
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("compose")]
 
-GATEWAY, PROMETHEUS = 8080, 9090
+GATEWAY, BRIDGE, PROMETHEUS = 8080, 15014, 9090
+ALONE = ("--eureka.client.register-with-eureka=false", "--eureka.client.fetch-registry=false")
+"""A Eureka that is all of its cluster."""
 STREAMS = 2
 """Requests that are under way at any time."""
 NOTICED = 60
@@ -35,13 +39,26 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
         docker.import_base()
         docker.image_of("envoyproxy/envoy:v1.40.0", peer_binary("envoy", "1.40.0"), "/usr/local/bin/envoy")
         consul = peer_binary("consul", peers.CONSUL)
-        docker.image_of("hashicorp/consul:1.21", consul, "/usr/local/bin/consul", entrypoint=True)
+        docker.image_of("hashicorp/consul:1.21", consul, "/usr/local/bin/consul", "consul")
         prometheus = peer_binary("prometheus", peers.PROMETHEUS)
+        docker.image_of(f"prom/prometheus:v{peers.PROMETHEUS}", prometheus, "/usr/local/bin/prometheus", "prometheus")
+        docker.image_of("quay.io/coreos/etcd:v3.6.5", peer_binary("etcd", "3.6.5"), "/usr/local/bin/etcd")
+        eureka = with_java(
+            peer_binary("eureka", peers.EUREKA).with_name("eureka.jar"), tmp_path_factory.mktemp("eureka")
+        )
         docker.image_of(
-            f"prom/prometheus:v{peers.PROMETHEUS}", prometheus, "/usr/local/bin/prometheus", entrypoint=True
+            "steeltoeoss/eureka-server:4.1.1",
+            eureka,
+            "/opt",
+            "/opt/jre/bin/java",
+            "-Xmx256m",
+            "-jar",
+            "/opt/eureka.jar",
+            *ALONE,
         )
         docker.build("isthmus", "isthmus:dev", docker.sources)
         docker.build("agent", "isthmus-agent:dev", docker.sources)
+        docker.build("intercept", "isthmus-intercept:dev", docker.sources)
         yield docker
 
 
@@ -51,6 +68,15 @@ def stack(docker: Docker) -> Iterator[Docker]:
     docker.compose("up", "--wait", "--no-build", "--quiet-pull", timeout=300)
     yield docker
     docker.compose("down", "--volumes", "--timeout", "5")
+
+
+def with_java(jar: Path, into: Path) -> Path:
+    """A folder with the jar and as much of this machine's Java as it takes: the base image has none."""
+    modules = "--add-modules=java.se,jdk.unsupported,jdk.crypto.ec,jdk.management"
+    small = ("--strip-debug", "--no-header-files", "--no-man-pages")
+    subprocess.run(["jlink", modules, *small, f"--output={into}/jre"], check=True, capture_output=True)
+    shutil.copy(jar, into)
+    return into
 
 
 def load(docker: Docker) -> AbstractAsyncContextManager[Load]:
@@ -142,7 +168,39 @@ async def test_prometheus(stack: Docker) -> None:
     await eventually(all_read, "all eight targets are up", NOTICED)
 
 
-async def test_a_bad_token_is_named(docker: Docker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("registry", ["etcd", "eureka"])
+async def test_other_registries(stack: Docker, registry: str) -> None:
+    """With an overlay the sidecars register elsewhere, and pages come as before."""
+    files = ("-f", "compose.yaml", "-f", f"compose.{registry}.yaml")
+    up = ("up", "--wait", "--no-build", "--remove-orphans")
+
+    async def moved() -> bool:
+        services = (await get(stack, BRIDGE, "/debug/catalog"))["services"]
+        origins = {s["key"]["name"]: {i["origin"] for i in s["instances"]} for s in services}
+        return all(origins.get(name) == {registry} for name in ("productpage", "details", "reviews", "ratings"))
+
+    try:
+        await asyncio.to_thread(stack.compose, *files, *up)
+        await eventually(moved, f"everything is known from {registry} alone", 120, every=0.5)
+        said = await asyncio.to_thread(stack.compose, *files, "run", "--rm", "--no-deps", "self-test")
+        assert "all whole" in said
+    finally:
+        await asyncio.to_thread(stack.compose, *up)
+
+
+async def test_interception(stack: Docker) -> None:
+    """With rules in the kernel, services that know of no proxy call each other by name."""
+    files = ("-f", "compose.yaml", "-f", "compose.intercept.yaml")
+    up = ("up", "--wait", "--no-build", "--remove-orphans")
+    try:
+        await asyncio.to_thread(stack.compose, *files, *up)
+        said = await asyncio.to_thread(stack.compose, *files, "run", "--rm", "--no-deps", "self-test")
+        assert "all whole" in said
+    finally:
+        await asyncio.to_thread(stack.compose, *up)
+
+
+async def test_a_bad_address_is_named(docker: Docker, tmp_path: Path) -> None:
     """A configuration that cannot be used is one sentence and a status that is not zero."""
     config = docker.sources / "compose" / "config" / "bad.yaml"
     config.write_text("registries: [{name: consul, type: consul, address: consul:8500}]\n")

@@ -19,6 +19,7 @@ from tests.e2e.intercepted import (
     acting_as,
     close_sockets,
     connect,
+    forget_probes,
     listen,
     programs,
     speaks,
@@ -61,7 +62,7 @@ async def test_outbound_connections_reach_the_proxy_with_their_destination(
 ) -> None:
     proxy = listen(host.machine, 15001)
     interceptor = await host.apply(istio_service_cidr="*")
-    await accept(proxy)  # the probe
+    forget_probes(proxy)
     there = (address(peer, family), 8080)
 
     client = await connect(host.machine, there)

@@ -23,6 +23,7 @@ from tests.e2e.intercepted import (
     changes,
     close_sockets,
     connect,
+    forget_probes,
     listen,
     programs,
     rules,
@@ -441,7 +442,7 @@ async def test_a_host_without_ipv6(host: Host, peer: Machine) -> None:
 
     proxy = listen(host.machine, 15001, "127.0.0.1")
     interceptor = await host.apply(istio_service_cidr="*")
-    await accept(proxy)  # the probe
+    forget_probes(proxy)
 
     await connect(host.machine, (peer.address, 8080))
     assert (await accept(proxy)).destination == (peer.address, 8080)

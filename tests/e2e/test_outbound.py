@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import socket
 from collections.abc import AsyncGenerator, Callable
@@ -28,6 +29,9 @@ SHARED = "127.64.0.1"
 OUTBOUND = 15001
 MARK = 77
 """What the rule of these tests redirects: calls made by them, and not Envoy's."""
+INBOUND = 15006
+_ORIGINAL_DST = "envoy.extensions.filters.listener.original_dst.v3"
+importlib.import_module(f"{_ORIGINAL_DST}.original_dst_pb2")  # its message is written as JSON below
 _TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 
 
@@ -91,6 +95,13 @@ class Town:
             session.get(f"http://{self.bridge.http}{path}") as answer,
         ):
             return json.loads(await answer.text())
+
+    async def outsider(self, machine: Machine, port: int) -> None:
+        """A server on a machine's real address, that no service knows."""
+        with machine.entered():
+            listener = socket.create_server((machine.address, port))
+        server = await asyncio.start_server(_outsider, sock=listener)
+        self.stack.callback(server.close)
 
     async def virtual_ip(self, name: str) -> str:
         found = (await self.ask("/debug/catalog"))["virtual_ips"]
@@ -214,10 +225,7 @@ async def test_redirected_connections_are_routed_where_they_are_the_meshs(town: 
     """By host name, wherever they were going. Whatever else uses the port goes where it was going, as it was."""
     await town.service("reviews", http=9080)
     await town.service("db", tcp=5432)
-    with town.away.entered():
-        listener = socket.create_server((town.away.address, 9080))
-    server = await asyncio.start_server(_foreign, sock=listener)
-    town.stack.callback(server.close)
+    await town.outsider(town.away, 9080)
     town.envoy("CAPTURED", version, _redirected_to)
     await town.followed("reviews", "db")
     iptables = peer_binary("debian", "iptables").parent / "iptables-nft"
@@ -229,21 +237,40 @@ async def test_redirected_connections_are_routed_where_they_are_the_meshs(town: 
     away = town.away.address
     assert await town.get_redirected(away, 9080, "reviews:9080") == (200, "reviews http")
     assert await town.get_redirected("10.77.0.99", 9080, "reviews.default.mesh") == (200, "reviews http")
-    assert await town.get_redirected(away, 9080, "elsewhere:9080") == (200, "foreign GET / HTTP/1.1")
-    assert await town.talk_redirected(away, 9080, b"hello\n") == b"foreign hello\n"
-    assert await town.talk_redirected(away, 9080, b"") == b"foreign first\n", "the server speaks first"
+    assert await town.get_redirected(away, 9080, "elsewhere:9080") == (200, "outsider GET / HTTP/1.1")
+    assert await town.talk_redirected(away, 9080, b"hello\n") == b"outsider hello\n"
+    assert await town.talk_redirected(away, 9080, b"") == b"outsider first\n", "the server speaks first"
     assert await town.get(SHARED, 9080, "reviews:9080") == (200, "reviews http")
     assert await town.get_redirected(await town.virtual_ip("db"), 5432, "anything") == (200, "db tcp")
 
 
-async def _foreign(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_calls_that_come_in_are_not_taken_for_calls_that_leave(town: Town) -> None:
+    """Both sides of the proxy have the port, and who calls names a service of the mesh that is elsewhere."""
+    await town.service("reviews", http=9080)
+    for port in (9080, 9081):
+        await town.outsider(town.vm, port)
+    await town.service("ratings", http=9081)
+    town.envoy("CAPTURED", LATEST, _redirected_both_ways)
+    await town.followed("reviews", "ratings")
+    iptables = peer_binary("debian", "iptables").parent / "iptables-nft"
+    town.vm.run(
+        *(iptables, "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "--dport", "9080:9081"),
+        *("-j", "REDIRECT", "--to-ports", str(INBOUND)),
+    )
+
+    for port in (9080, 9081):
+        answer = await get(port, "reviews:9080", town.vm.address, machine=town.away)
+        assert answer == (200, "outsider GET / HTTP/1.1")
+
+
+async def _outsider(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Repeats the first line, over HTTP if it is a request; speaks first to who is silent for a while."""
     try:
         async with asyncio.timeout(1):
             line = (await reader.readline()).decode().strip()
     except TimeoutError:
         line = "first"
-    body = f"foreign {line}\n".encode()
+    body = f"outsider {line}\n".encode()
     head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
     writer.write(head + body if line.endswith("HTTP/1.1") else body)
     await writer.drain()
@@ -266,4 +293,26 @@ def _redirected_to(bootstrap: Bootstrap) -> None:
     }
     found = Bootstrap()
     ParseDict({"static_resources": static}, found)
+    bootstrap.MergeFrom(found)
+
+
+def _redirected_both_ways(bootstrap: Bootstrap) -> None:
+    """Beside that, what calls that come in are redirected to. It hands nothing on to listeners: those of what leaves have the port."""
+    _redirected_to(bootstrap)
+    proxy = {"@type": _TCP_PROXY, "stat_prefix": "inbound", "cluster": "PassthroughCluster"}
+    chain = {"filters": [{"name": "tcp", "typed_config": proxy}]}
+    inbound = {
+        "name": "virtualInbound",
+        "address": {"socket_address": {"address": "0.0.0.0", "port_value": INBOUND}},
+        "listener_filters": [
+            {
+                "name": "envoy.filters.listener.original_dst",
+                "typed_config": {"@type": f"type.googleapis.com/{_ORIGINAL_DST}.OriginalDst"},
+            }
+        ],
+        "filter_chains": [{**chain, "filter_chain_match": {"destination_port": 9080}}],
+        "default_filter_chain": chain,
+    }
+    found = Bootstrap()
+    ParseDict({"static_resources": {"listeners": [inbound]}}, found)
     bootstrap.MergeFrom(found)

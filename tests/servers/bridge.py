@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import yaml
 
+from tests.servers.netns import Machine
 from tests.servers.process import Process, free_port
 from tests.wait import eventually
 
@@ -17,10 +18,18 @@ from tests.wait import eventually
 class BridgeProcess(Process):
     """One bridge, with its state in its own directory. It has its ports for good."""
 
-    def __init__(self, directory: Path, registries: Sequence[Mapping[str, Any]], outbound: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        registries: Sequence[Mapping[str, Any]],
+        outbound: int,
+        machine: Machine | None = None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.xds = f"127.0.0.1:{free_port()}"
-        self.http = f"127.0.0.1:{free_port()}"
+        self._machine = machine
+        host = machine.address if machine else "127.0.0.1"
+        self.xds = f"{host}:{free_port()}"
+        self.http = f"{host}:{free_port()}"
         settings = {
             "registries": list(registries),
             "mesh": {"outbound_port": outbound},
@@ -32,7 +41,8 @@ class BridgeProcess(Process):
         file = directory / "isthmus.yaml"
         file.write_text(yaml.safe_dump(settings))
         isthmus = Path(sys.executable).parent / "isthmus"
-        super().__init__([isthmus, "serve", "-c", file], directory / "serve.log")
+        argv: list[str | Path] = [isthmus, "serve", "-c", file]
+        super().__init__(machine.command(*argv) if machine else argv, directory / "serve.log")
 
     async def ready(self) -> None:
         """Wait until its registries are listed."""
@@ -40,7 +50,11 @@ class BridgeProcess(Process):
         async def answers() -> bool:
             if not self.running:
                 raise RuntimeError(f"the bridge has ended:\n{self.output()[-3000:]}")
-            async with aiohttp.ClientSession() as session, session.get(f"http://{self.http}/readyz") as answer:
+            connector = aiohttp.TCPConnector(socket_factory=self._machine.socket if self._machine else None)
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.get(f"http://{self.http}/readyz") as answer,
+            ):
                 return answer.status == 200
 
         await eventually(answers, "the bridge is ready", 30)

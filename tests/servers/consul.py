@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from tests import peers
+from tests.servers.netns import Machine
 from tests.servers.peers import peer_binary
 from tests.servers.process import Process, free_port
 from tests.wait import eventually
@@ -26,11 +27,19 @@ def find_consul() -> Path:
 
 
 class Consul(Process):
-    """An agent with all its ports on loopback. What it knows is lost when it ends."""
+    """An agent with all its ports on loopback, or on another machine. What it knows is lost when it ends."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any] | None = None, token: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, Any] | None = None,
+        token: str = "",
+        machine: Machine | None = None,
+    ) -> None:
         self.port = free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
+        self._machine = machine
+        host = machine.address if machine else "127.0.0.1"
+        self.address = f"http://{host}:{self.port}"
         self.token = token
         directory.mkdir(parents=True, exist_ok=True)
         settings = dict(settings or {})
@@ -39,13 +48,16 @@ class Consul(Process):
         config = {"node_name": NODE, "ports": ports, "check_update_interval": "0s", "disable_update_check": True}
         file = directory / "consul.json"
         file.write_text(json.dumps(config | settings))
-        argv = [str(find_consul()), "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn"]
+        argv = [str(find_consul()), "agent", "-dev", f"-bind={host}", f"-client={host}", "-log-level=warn"]
+        argv = machine.command(*argv) if machine else argv
         super().__init__([*argv, f"-config-file={file}"], directory / "consul.log", env={"HOME": str(directory)})
 
     @classmethod
-    async def start_dev(cls, directory: Path, settings: Mapping[str, Any] | None = None) -> Consul:
+    async def start_dev(
+        cls, directory: Path, settings: Mapping[str, Any] | None = None, machine: Machine | None = None
+    ) -> Consul:
         """Start one and wait until it answers."""
-        consul = cls(directory, settings)
+        consul = cls(directory, settings, machine=machine)
         consul.start()
         await consul.ready()
         return consul
@@ -168,8 +180,9 @@ class Consul(Process):
         """
         headers = {"X-Consul-Token": self.token} if self.token else {}
         timeout = aiohttp.ClientTimeout(total=10)
+        connector = aiohttp.TCPConnector(socket_factory=self._machine.socket if self._machine else None)
         async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+            aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as session,
             session.request(method, self.address + path, data=body) as response,
         ):
             answer = await response.read()

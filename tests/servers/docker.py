@@ -97,15 +97,18 @@ class Docker:
             )
         assert done.returncode == 0, done.stderr
 
-    def image_of(self, name: str, program: Path, at: str, *, entrypoint: bool = False) -> None:
-        """Make an image of one program, under the name of the one that cannot be pulled."""
+    def image_of(self, name: str, program: Path, at: str, *entrypoint: str) -> None:
+        """Make an image of a program or a folder, under the name of the one that cannot be pulled."""
         context = self.directory / "program"
         context.mkdir()
         try:
-            shutil.copy(program.resolve(), context / "program")
+            if program.is_dir():
+                shutil.copytree(program, context / "program", symlinks=True)
+            else:
+                shutil.copy(program.resolve(), context / "program")
             lines = [f"FROM {BASE}", f"COPY program {at}"]
             if entrypoint:
-                lines.append(f"ENTRYPOINT {json.dumps([at])}")
+                lines.append(f"ENTRYPOINT {json.dumps(entrypoint)}")
             (context / "Dockerfile").write_text("\n".join(lines))
             self.docker("build", "--quiet", "--tag", name, context)
         finally:

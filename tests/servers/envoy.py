@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
-from isthmus.xds.bootstrap import to_bootstrap, to_json
+from isthmus.xds.bootstrap import ClientTLS, to_bootstrap, to_json
 from tests.peers import ENVOYS
 from tests.servers.peers import peer_binary
 from tests.servers.process import Process, free_port
@@ -56,13 +56,14 @@ class Envoy(Process):
         node: str = "envoy",
         delta: bool = True,
         edit: Callable[[Bootstrap], None] = lambda _: None,
+        tls: ClientTLS | None = None,
     ) -> None:
         """`edit` changes the bootstrap, where a test is about what ours does not ask for."""
         self.admin_port = free_port()
         self.node = node
         host, _, port = xds_address.rpartition(":")
         config = directory / f"{node}.json"
-        bootstrap = to_bootstrap(node, "test", host, int(port), admin_port=self.admin_port, delta=delta)
+        bootstrap = to_bootstrap(node, "test", host, int(port), admin_port=self.admin_port, delta=delta, tls=tls)
         edit(bootstrap)
         config.write_text(to_json(bootstrap))
         super().__init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -10,16 +11,19 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
+from tests.servers.netns import Machine
+
 CLIENT_TIMEOUT = aiohttp.ClientTimeout(5)
 
 
 class Upstream:
-    """An HTTP service on a port of 127.0.0.1 that answers with its name."""
+    """An HTTP service on a port of 127.0.0.1, of this machine or another one, that answers with its name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, port: int = 0, machine: Machine | None = None) -> None:
         self.name = name
-        self.port = 0
+        self.port = port
         self.requests = 0
+        self._machine = machine
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -27,7 +31,12 @@ class Upstream:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        if self._machine is None:
+            await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        else:
+            with self._machine.entered():
+                sock = socket.create_server(("127.0.0.1", self.port))
+            await web.SockSite(self._runner, sock).start()
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
@@ -41,10 +50,14 @@ class Upstream:
         return web.Response(text=self.name)
 
 
-async def get(port: int, host: str, address: str = "127.0.0.1") -> tuple[int, str]:
+def _connector(machine: Machine | None, *, fresh: bool = False) -> aiohttp.TCPConnector:
+    return aiohttp.TCPConnector(force_close=fresh, socket_factory=machine.socket if machine else None)
+
+
+async def get(port: int, host: str, address: str = "127.0.0.1", *, machine: Machine | None = None) -> tuple[int, str]:
     """One request through a listener of an Envoy, by default the outbound one: the status and the body."""
     async with (
-        aiohttp.ClientSession(timeout=CLIENT_TIMEOUT) as session,
+        aiohttp.ClientSession(timeout=CLIENT_TIMEOUT, connector=_connector(machine)) as session,
         session.get(f"http://{address}:{port}/", headers={"Host": host}) as answer,
     ):
         return answer.status, (await answer.text()).strip()
@@ -53,12 +66,15 @@ async def get(port: int, host: str, address: str = "127.0.0.1") -> tuple[int, st
 class Load:
     """Requests for one host, one after another, until it is stopped; `fresh`: each on a connection of its own."""
 
-    def __init__(self, port: int, host: str, address: str = "127.0.0.1", *, fresh: bool = False) -> None:
+    def __init__(
+        self, port: int, host: str, address: str = "127.0.0.1", *, fresh: bool = False, machine: Machine | None = None
+    ) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
         self._url = f"http://{address}:{port}/"
         self._host = host
         self._fresh = fresh
+        self._machine = machine
 
     @property
     def requests(self) -> int:
@@ -71,7 +87,7 @@ class Load:
 
     async def run(self) -> None:
         """Ask for ever, about 200 times a second."""
-        connector = aiohttp.TCPConnector(force_close=self._fresh)
+        connector = _connector(self._machine, fresh=self._fresh)
         async with aiohttp.ClientSession(timeout=CLIENT_TIMEOUT, connector=connector) as session:
             while True:
                 try:
@@ -88,10 +104,16 @@ class Load:
 
 @asynccontextmanager
 async def constant_load(
-    port: int, host: str, streams: int = 2, address: str = "127.0.0.1", *, fresh: bool = False
+    port: int,
+    host: str,
+    streams: int = 2,
+    address: str = "127.0.0.1",
+    *,
+    fresh: bool = False,
+    machine: Machine | None = None,
 ) -> AsyncGenerator[Load, None]:
     """Load while the block runs."""
-    load = Load(port, host, address, fresh=fresh)
+    load = Load(port, host, address, fresh=fresh, machine=machine)
     tasks = [asyncio.create_task(load.run()) for _ in range(streams)]
     try:
         yield load

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from cyclopts import Parameter
@@ -54,7 +54,7 @@ def intercept(
     inbound_capture_port: Annotated[int | None, _short("z")] = None,
     proxy_uid: Annotated[Text, _short("u")] = None,
     proxy_gid: Annotated[Text, _short("g")] = None,
-    istio_inbound_interception_mode: Annotated[Mode | None, _short("m")] = None,
+    istio_inbound_interception_mode: Annotated[Text, _short("m")] = None,
     istio_inbound_tproxy_mark: Annotated[int | None, _short("t")] = None,
     istio_inbound_tproxy_route_table: Annotated[int | None, _short("r")] = None,
     istio_inbound_ports: Annotated[Text, _short("b")] = None,
@@ -74,7 +74,7 @@ def intercept(
     dns_capture_port: int | None = None,
     drop_invalid: bool | None = None,
     dual_stack: bool | None = None,
-    backend: BackendChoice | None = None,
+    backend: Text = None,
     native_nftables: Flag = False,
     iptables_probe_port: int | None = None,
     probe_timeout: Text = None,
@@ -104,7 +104,7 @@ def intercept(
         inbound_capture_port: Envoy's port for inbound connections; 15006 by default.
         proxy_uid: Users as which Envoy and the agent run. Their connections are not captured.
         proxy_gid: Likewise, groups.
-        istio_inbound_interception_mode: TPROXY keeps the caller's address for Envoy; REDIRECT by default.
+        istio_inbound_interception_mode: REDIRECT, the default, or TPROXY, which keeps the caller's address.
         istio_inbound_tproxy_mark: The mark of TPROXY's packets; 1337 by default.
         istio_inbound_tproxy_route_table: The routing table for them; 133 by default.
         istio_inbound_ports: Local ports to capture, or '*'. Never 22, and never 15000 to 15099.
@@ -124,7 +124,7 @@ def intercept(
         dns_capture_port: The port of the agent's DNS; 15053 by default.
         drop_invalid: Drop TCP packets that belong to no connection.
         dual_stack: IPv6 too, or else fail; by default where this host has it.
-        backend: By what to do it; by default what is in use on this host.
+        backend: By what to do it: nft, iptables-nft, iptables-legacy, or auto for what is in use on this host.
         native_nftables: The same as --backend nft.
         iptables_probe_port: To which port the connection is made that shows whether it works; 15002 by default.
         probe_timeout: For how long to wait for it; 5s by default.
@@ -141,6 +141,11 @@ def intercept(
         return clean(state_dir=state_dir)
     if native_nftables:
         given["backend"] = "nft"
+    # Not as types of the parameters: to cyclopts, "none" is then a None.
+    for name, choices in (("istio_inbound_interception_mode", get_args(Mode)), ("backend", get_args(BackendChoice))):
+        if name in given and given[name] not in choices:
+            expected = " or ".join(choices)
+            raise CommandError(f"--{name.replace('_', '-')}: expected {expected}, got {given[name]!r}", 2)
     wanted = _configuration(config, given, probe_timeout, rollback_after)
     try:
         plan = plan_for(wanted)
@@ -227,10 +232,15 @@ def _configuration(path: Path | None, given: dict[str, Any], timeout: Text, roll
             durations |= {name: parse_duration(text)} if text is not None else {}
         except ValueError as e:
             raise CommandError(f"--{name.replace('_', '-')}: {e}, got {text!r}", 2) from None
-    try:
-        base = to_intercept(load(path)) if path else Intercept()
-    except ConfigError as e:
-        raise CommandError(str(e)) from None
+    base = Intercept()
+    if path:
+        try:
+            loaded = load(path)
+        except ConfigError as e:
+            raise CommandError(str(e)) from None
+        if loaded.interception_mode == "NONE":
+            raise CommandError(f"{path}: interceptionMode is NONE, so its Envoy takes nothing that is captured")
+        base = to_intercept(loaded)
     return msgspec.structs.replace(base, **given, **durations)
 
 

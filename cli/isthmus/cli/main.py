@@ -18,6 +18,7 @@ COMMANDS = {
     "proxy-status": "isthmus.cli.status:proxy_status_app",
     "registries": "isthmus.cli.registries:app",
     "workloads": "isthmus.cli.workloads:app",
+    "workload": "isthmus.cli.workload:app",
     "holds": "isthmus.cli.holds:app",
     "parity": "isthmus.cli.parity:app",
     "doctor": "isthmus.cli.doctor:app",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import msgspec
 import yaml
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Admin, Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, UpstreamConnectionOptions
 from envoy.config.core.v3.address_pb2 import Address, SocketAddress, TcpKeepalive
 from envoy.config.core.v3.backoff_pb2 import BackoffStrategy
+from envoy.config.core.v3.base_pb2 import DataSource, Node, RetryPolicy, TransportSocket
 from envoy.config.core.v3.base_pb2 import Locality as LocalityMessage
-from envoy.config.core.v3.base_pb2 import Node, RetryPolicy
 from envoy.config.core.v3.config_source_pb2 import (
     AggregatedConfigSource,
     ApiConfigSource,
@@ -24,7 +25,10 @@ from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions, KeepaliveSettings
 from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import CertificateValidationContext, SubjectAltNameMatcher
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from google.protobuf.any_pb2 import Any
 from google.protobuf.json_format import MessageToJson, ParseDict
 from google.protobuf.wrappers_pb2 import UInt32Value
@@ -35,21 +39,37 @@ XDS_CLUSTER = "xds-grpc"
 """The static cluster that leads to the bridge, named as in Istio's proxies."""
 
 
+class ClientTLS(msgspec.Struct, frozen=True):
+    """Files on the client's machine: the authorities that it trusts, and its own certificate and key if the bridge wants one."""
+
+    ca_file: str
+    cert_file: str = ""
+    key_file: str = ""
+
+
 def to_bootstrap(
     node_id: str,
     node_cluster: str,
     xds_host: str,
     xds_port: int,
     *,
+    replicas: Sequence[tuple[str, int]] = (),
     admin_address: str = "127.0.0.1",
     admin_port: int = 15000,
     locality: Locality | None = None,
     metadata: Mapping[str, object] | None = None,
     delta: bool = True,
+    initial_fetch_timeout: float = 0,
+    connect_timeout: float = 1,
+    tls: ClientTLS | None = None,
 ) -> Bootstrap:
     """Make a bootstrap. `metadata` holds JSON values; `delta` chooses between the two forms of the protocol.
 
-    Envoy waits for its first clusters and listeners as long as it takes, so that it never reports itself ready with nothing.
+    `replicas` are hosts and ports of other bridges that will do as well. With `tls` the bridge is reached over TLS, and its
+    certificate has to name the host by which it is reached.
+
+    Envoy waits for its first clusters and listeners `initial_fetch_timeout` seconds; 0, as long as it takes, so that it never
+    reports itself ready with nothing.
 
     Raises:
         google.protobuf.json_format.ParseError: metadata is not JSON.
@@ -70,11 +90,15 @@ def to_bootstrap(
                 set_node_on_first_message_only=True,
                 grpc_services=[GrpcService(envoy_grpc=_xds_service())],
             ),
-            cds_config=_aggregated(),
-            lds_config=_aggregated(),
+            cds_config=_aggregated(initial_fetch_timeout),
+            lds_config=_aggregated(initial_fetch_timeout),
         ),
     )
-    bootstrap.static_resources.clusters.append(_xds_cluster(xds_host, xds_port))
+    bridges = ((xds_host, xds_port), *replicas)
+    cluster = _xds_cluster(bridges, connect_timeout)
+    if tls is not None:
+        cluster.transport_socket.CopyFrom(_tls_socket([host for host, _ in bridges], tls))
+    bootstrap.static_resources.clusters.append(cluster)
     return bootstrap
 
 
@@ -90,11 +114,11 @@ def to_json(bootstrap: Bootstrap) -> str:
     return text
 
 
-def _aggregated() -> ConfigSource:
+def _aggregated(initial_fetch_timeout: float) -> ConfigSource:
     return ConfigSource(
         ads=AggregatedConfigSource(),
         resource_api_version=ApiVersion.V3,
-        initial_fetch_timeout=dt.timedelta(0),
+        initial_fetch_timeout=dt.timedelta(seconds=initial_fetch_timeout),
     )
 
 
@@ -104,7 +128,7 @@ def _xds_service() -> GrpcService.EnvoyGrpc:
     return GrpcService.EnvoyGrpc(cluster_name=XDS_CLUSTER, retry_policy=RetryPolicy(retry_back_off=pause))
 
 
-def _xds_cluster(host: str, port: int) -> Cluster:
+def _xds_cluster(bridges: Sequence[tuple[str, int]], connect_timeout: float) -> Cluster:
     http2 = HttpProtocolOptions(
         explicit_http_config=HttpProtocolOptions.ExplicitHttpConfig(
             http2_protocol_options=Http2ProtocolOptions(
@@ -118,11 +142,15 @@ def _xds_cluster(host: str, port: int) -> Cluster:
     options.Pack(http2)
     return Cluster(
         name=XDS_CLUSTER,
-        type=Cluster.STATIC if _is_ip(host) else Cluster.STRICT_DNS,
-        connect_timeout=dt.timedelta(seconds=1),
+        type=Cluster.STATIC if all(_is_ip(host) for host, _ in bridges) else Cluster.STRICT_DNS,
+        connect_timeout=dt.timedelta(seconds=connect_timeout),
         load_assignment=ClusterLoadAssignment(
             cluster_name=XDS_CLUSTER,
-            endpoints=[LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=_socket(host, port)))])],
+            endpoints=[
+                LocalityLbEndpoints(
+                    lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=_socket(*bridge))) for bridge in bridges]
+                )
+            ],
         ),
         typed_extension_protocol_options={"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
         # A bridge that vanished without a word is noticed by the kernel within a minute, even when Envoy has nothing to say.
@@ -134,6 +162,28 @@ def _xds_cluster(host: str, port: int) -> Cluster:
             )
         ),
     )
+
+
+def _tls_socket(hosts: Sequence[str], tls: ClientTLS) -> TransportSocket:
+    common = CommonTlsContext(
+        alpn_protocols=["h2"],
+        validation_context=CertificateValidationContext(
+            trusted_ca=DataSource(filename=tls.ca_file),
+            match_typed_subject_alt_names=[_alt_name(host) for host in hosts],
+        ),
+    )
+    if tls.cert_file:
+        common.tls_certificates.add(
+            certificate_chain=DataSource(filename=tls.cert_file), private_key=DataSource(filename=tls.key_file)
+        )
+    config = Any()
+    config.Pack(UpstreamTlsContext(common_tls_context=common, sni="" if _is_ip(hosts[0]) else hosts[0]))
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=config)
+
+
+def _alt_name(host: str) -> SubjectAltNameMatcher:
+    kind = SubjectAltNameMatcher.SanType.IP_ADDRESS if _is_ip(host) else SubjectAltNameMatcher.SanType.DNS
+    return SubjectAltNameMatcher(san_type=kind, matcher=StringMatcher(exact=host))
 
 
 def _socket(host: str, port: int) -> Address:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from isthmus.registry.model import Locality
+from isthmus.xds.bootstrap import ClientTLS
 
 SERVER_LISTENER = "grpc/server?xds.resource.listening_address=%s"
 """What a gRPC server calls the listener that it asks for; `%s` is the address on which it listens."""
@@ -20,18 +21,21 @@ def to_grpc_bootstrap(
     xds_host: str,
     xds_port: int,
     *,
-    ca_file: str | None = None,
+    tls: ClientTLS | None = None,
     locality: Locality | None = None,
 ) -> str:
-    """Make a bootstrap. With a `ca_file`, a path on the program's machine, the bridge is reached over TLS."""
-    tls = {"type": "tls", "config": {"ca_certificate_file": ca_file}}
+    """Make a bootstrap. With `tls`, paths on the program's machine, the bridge is reached over TLS."""
+    credentials: dict[str, object] = {"type": "insecure"}
+    if tls is not None:
+        own = {"certificate_file": tls.cert_file, "private_key_file": tls.key_file} if tls.cert_file else {}
+        credentials = {"type": "tls", "config": {"ca_certificate_file": tls.ca_file, **own}}
     at = locality or Locality()
     levels = {"region": at.region, "zone": at.zone, "sub_zone": at.sub_zone}
     bootstrap = {
         "xds_servers": [
             {
                 "server_uri": f"[{xds_host}]:{xds_port}" if ":" in xds_host else f"{xds_host}:{xds_port}",
-                "channel_creds": [tls if ca_file else {"type": "insecure"}],
+                "channel_creds": [credentials],
                 # A service that is gone for good loses its instances as well; one that is gone by mistake is still called.
                 "server_features": ["xds_v3", "ignore_resource_deletion"],
             }

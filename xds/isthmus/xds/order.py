@@ -64,6 +64,8 @@ TURNS = (
         withdrawals_after={TypeUrl.LISTENER: Wait.SENT, TypeUrl.SCOPED_ROUTE: Wait.SENT},
     ),
     Turn(TypeUrl.VIRTUAL_HOST, after={TypeUrl.CLUSTER: Wait.WARM}, withdrawals_after={TypeUrl.ROUTE: Wait.SENT}),
+    # On the agent's stream, where there is nothing else.
+    Turn(TypeUrl.DNS_TABLE),
 )
 """In the order of sending. A type that the client has not asked for holds nobody up."""
 

@@ -25,10 +25,12 @@ class TypeUrl(enum.StrEnum):
     SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a name
     RUNTIME = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
     EXTENSION = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
+    DNS_TABLE = "type.googleapis.com/envoy.data.dns.v3.DnsTable"
+    """The names of one service, for the agent's DNS. No Envoy asks for it."""
 
     @property
     def short(self) -> str:
-        """The name that people use: CDS, EDS, LDS, RDS, SRDS, VHDS, SDS, RTDS, ECDS."""
+        """The name that people use: CDS, EDS, LDS, RDS, SRDS, VHDS, SDS, RTDS, ECDS; DNS for the agent's."""
         return _SHORT[self]
 
 
@@ -42,12 +44,14 @@ _SHORT = {
     TypeUrl.SECRET: "SDS",
     TypeUrl.RUNTIME: "RTDS",
     TypeUrl.EXTENSION: "ECDS",
+    TypeUrl.DNS_TABLE: "DNS",
 }
 
-WHOLE_TYPES = frozenset({TypeUrl.CLUSTER, TypeUrl.LISTENER, TypeUrl.SCOPED_ROUTE})
+WHOLE_TYPES = frozenset({TypeUrl.CLUSTER, TypeUrl.LISTENER, TypeUrl.SCOPED_ROUTE, TypeUrl.DNS_TABLE})
 """Types that a client may ask for as a whole, and of which a state-of-the-world response is the whole truth.
 
-The protocol page names clusters and listeners; Envoy asks for its scoped routes in the same way, and takes them so.
+The protocol page names clusters and listeners; Envoy asks for its scoped routes in the same way, and takes them so. The agent
+asks for all names.
 """
 
 
@@ -146,7 +150,12 @@ class ResourceSnapshot(msgspec.Struct, frozen=True):
     log: tuple[Change, ...] = ()
     changed_at: float | None = None
     memo: dict[Any, Any] = {}
-    """What streams have worked out from this generation and share; it changes nothing but time."""
+    """What streams have worked out from this generation and share; it changes nothing but time.
+
+    It is shared with the views that differ from this one in some types alone, so what it holds says which version it is of.
+    """
+    reaches: dict[int, Mapping[TypeUrl, frozenset[str]]] = {}
+    """What `changed_since` found out, by generation."""
 
     def of_type(self, type_url: TypeUrl) -> Mapping[str, Resource]:
         """Resources of a type by name; empty when there are none."""
@@ -158,13 +167,13 @@ class ResourceSnapshot(msgspec.Struct, frozen=True):
             return {}
         if not self.log or self.log[0].generation > generation + 1:
             return None
-        known: dict[TypeUrl, frozenset[str]] | None = self.memo.get(("changed since", generation))
-        if known is None:
-            known = {}
+        reach = self.reaches.get(generation)
+        if reach is None:
+            known: dict[TypeUrl, frozenset[str]] = {}
             for change in reversed(self.log):
                 if change.generation <= generation:
                     break
                 for type_url, names in change.names.items():
                     known[type_url] = known.get(type_url, frozenset()) | names
-            self.memo["changed since", generation] = known
-        return known
+            reach = self.reaches[generation] = known
+        return reach

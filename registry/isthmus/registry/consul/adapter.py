@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from isthmus.registry.adapter import ReadStats
 from isthmus.registry.consul.api import ConsulApi
 from isthmus.registry.consul.budget import ReadBudget
-from isthmus.registry.consul.config import ConsulConfig
+from isthmus.registry.consul.config import AUDITORS, ConsulConfig
 from isthmus.registry.consul.parse import Rules
 from isthmus.registry.consul.reading import Reading
 from isthmus.registry.model import Origin, Snapshot
@@ -31,7 +31,7 @@ class ConsulAdapter:
             AdapterError: Consul, or one service of it after three attempts, could not be read, or its index went back.
 
         """
-        async with self._reading(self._formerly) as reading:
+        async with self._reading(self._formerly, self._config.max_connections - AUDITORS) as reading:
             try:
                 yield await reading.begin()
                 while True:
@@ -47,12 +47,12 @@ class ConsulAdapter:
             AdapterError: as for `snapshots`.
 
         """
-        async with self._reading(frozenset()) as reading:
+        async with self._reading(frozenset(), AUDITORS) as reading:
             return await reading.audit()
 
     @contextlib.asynccontextmanager
-    async def _reading(self, formerly: frozenset[str]) -> AsyncGenerator[Reading]:
-        api = ConsulApi(self._config, self._budget, self._stats)
+    async def _reading(self, formerly: frozenset[str], connections: int) -> AsyncGenerator[Reading]:
+        api = ConsulApi(self._config, self._budget, self._stats, connections)
         try:
             reading = Reading(self.origin, self._config, api, await self._rules(api), self._stats, formerly=formerly)
             try:

@@ -29,6 +29,7 @@ from isthmus.registry.consul.lists import (
     parse_names,
     parse_nodes,
     parse_peering,
+    parse_registered,
     parse_self,
 )
 from isthmus.registry.consul.query import Query, Urgency
@@ -40,8 +41,8 @@ MAX_BODY = 64 * 1024 * 1024
 
 CONNECT_TIMEOUT = 5.0
 
-NO_TAG = "isthmus:no-such-tag"
-"""A tag that no instance has."""
+NO_TAG = NO_ID = "isthmus:none"
+"""A tag, and an id, that no instance has."""
 
 T = TypeVar("T")
 
@@ -60,14 +61,14 @@ class ConsulApi:
 
     Most take the index of a blocking query and its wait in seconds, or neither for an answer at once. All raise AdapterError
     when there is no usable answer, and first wait until `budget` has a read left. Needs a running event loop from its
-    construction on; `close()` it in the end.
+    construction on; `close()` it in the end. There are never more than `connections`.
     """
 
-    def __init__(self, config: ConsulConfig, budget: ReadBudget, stats: ReadStats) -> None:
+    def __init__(self, config: ConsulConfig, budget: ReadBudget, stats: ReadStats, connections: int) -> None:
         self._config = config
         self._budget = budget
         self._stats = stats
-        self._http = _Transport(config)
+        self._http = _Transport(config, connections)
 
     async def close(self) -> None:
         await self._http.close()
@@ -115,6 +116,18 @@ class ConsulApi:
         """
         answer = await self._get(Query(_of(service), Urgency.PROBED, options=(("tag", NO_TAG),)), parse_listing)
         return answer.index == index
+
+    async def node_index(self, node: str) -> int:
+        """The index of the last write to Consul that concerns a node or what is registered on it; checks do not count.
+
+        Asked for the instances with an id that none has, Consul answers with the index of all of them.
+        """
+        none = (("filter", f'ID == "{NO_ID}"'),)
+        return (await self._get(Query(_on(node), Urgency.PROBED, options=none), parse_registered)).index
+
+    async def registered(self, node: str) -> Answer[dict[tuple[str, str], int]]:
+        """What is registered on a node: by the service's name and the instance's id the index at which it was last."""
+        return await self._get(Query(_on(node), Urgency.NAMED), parse_registered)
 
     async def instances_for_certain(self, service: str) -> Answer[Listing]:
         """The same, at once and from the leader: behind no other answer, and it says whether ACLs filtered it."""
@@ -184,10 +197,14 @@ def _of(service: str) -> str:
     return f"/v1/health/service/{service}"
 
 
+def _on(node: str) -> str:
+    return f"/v1/catalog/node-services/{node}"
+
+
 class _Transport(aio.HTTPClient):
     """py-consul's transport, with limits on time, size and connections, and without following redirections."""
 
-    def __init__(self, config: ConsulConfig) -> None:
+    def __init__(self, config: ConsulConfig, connections: int) -> None:
         parts = urlsplit(config.address)
         host = parts.hostname or ""
         port = parts.port or (8501 if parts.scheme == "https" else 8500)
@@ -196,7 +213,7 @@ class _Transport(aio.HTTPClient):
         self._body_within = read_timeout(config.heartbeat)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=config.max_connections,
+                limit=connections,
                 ssl=tls_context(config, f"consul at {config.address}") if parts.scheme == "https" else True,
                 socket_factory=keepalive_socket,
             ),

@@ -20,8 +20,11 @@ Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_PARTS)]
 Seconds = Annotated[float, msgspec.Meta(ge=0.1, le=600)]
 PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
-READERS = 16
+READERS = 15
 """Requests that may be under way beside the blocking queries: the initial listing, services to read again, sweeps."""
+
+CHECKERS = 1
+"""Requests for all checks."""
 
 AUDITORS = 4
 """Requests of an audit, which may run beside an iteration."""
@@ -29,7 +32,7 @@ AUDITORS = 4
 HINTS = 3
 """Blocking queries that say which services to read: the list of services, the checks that do not pass, the list of nodes."""
 
-LEAST_CONNECTIONS = HINTS + READERS + AUDITORS
+LEAST_CONNECTIONS = HINTS + CHECKERS + READERS + AUDITORS
 LEAST_READS = 120
 """Per minute."""
 
@@ -124,7 +127,7 @@ class ConsulConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def watched(self) -> int:
         """How many services can have a blocking query of their own."""
-        return self.max_connections - HINTS - READERS - AUDITORS
+        return self.max_connections - LEAST_CONNECTIONS
 
 
 _Any = TypeVar("_Any", bound=ConsulConfig)

@@ -93,6 +93,7 @@ class Hints:
         """Ask before any service is read, so that what changes meanwhile wakes the queries that follow."""
         self._troubles = await self._api.troubles()
         self._nodes = await self._api.nodes()
+        self._services.nodes = self._nodes.value.keys()
         await self.hear_names()
         if len(self._known.names) > self._config.watched:
             await self._named_by_checks()
@@ -156,6 +157,7 @@ class Hints:
                 differ = frozenset(node for node, _ in before.items() ^ answer.value.items())
                 self._services.want(self._known.with_checks(frozenset(), differ))
                 before = answer.value
+                self._services.nodes = before.keys()
             index = after.index
             pace = await self._pause(pace)
 

@@ -22,6 +22,10 @@ LIST_FILTERED = f"Consul's ACLs hide services from this token: {RIGHTS}"
 ANONYMOUS = "Consul denies by default and no token is configured: it shows nothing that it does not show to anyone"
 
 
+Registered = Mapping[tuple[str, str], int]
+"""What is on one node: by the service's name and the instance's id the index at which it was registered last."""
+
+
 class _Read(msgspec.Struct, frozen=True):
     """The last answer about one service. `index` is what its next blocking query sends."""
 
@@ -57,7 +61,7 @@ class Known:
         self._rules = rules
         self.names: Mapping[str, frozenset[str]] = {}
         self.missing = formerly
-        self._list_index = 0
+        self.list_index = 0
         self._list_filtered: bool | None = False
         self._unaskable: tuple[Quarantined, ...] = ()
         self._reads: dict[str, _Read] = {}
@@ -84,7 +88,7 @@ class Known:
         self.names = {name: tags for name, tags in names.items() if name not in unaskable}
         if (quarantined, filtered) != (self._unaskable, self._list_filtered):
             self._unaskable, self._list_filtered, self._remarked = quarantined, filtered, True
-        self._list_index = index
+        self.list_index = index
         vanished = self.missing.union(before) - self.names.keys()
         missing_before = self.missing
         self.missing = vanished if filtered else frozenset()
@@ -200,7 +204,22 @@ class Known:
         """The services whose checks these are: their own, and those of the nodes that they have instances on."""
         if not nodes:
             return services
-        return services | {n for n, read in self._reads.items() if not nodes.isdisjoint(read.parsed.nodes)}
+        return services | {n for n, read in self._reads.items() if read.parsed.is_on(nodes)}
+
+    def behind(self, registered: Registered) -> frozenset[str]:
+        """The services that have an instance among these which was registered after the last answer about them."""
+        return frozenset(
+            name for (name, _), index in registered.items() if self.wanted(name) and index > self.index(name)
+        )
+
+    def lacking(self, nodes: Mapping[str, Registered]) -> frozenset[str]:
+        """The services that have an instance on one of these nodes where none is registered any more."""
+        return frozenset(
+            name
+            for name, read in self._reads.items()
+            for i in (read.parsed.service.instances if read.parsed.service else ())
+            if (on := nodes.get(i.provenance["node"])) is not None and (name, i.provenance["service_id"]) not in on
+        )
 
     def explained(self, before: int, index: int) -> tuple[bool, bool]:
         """Whether the move of the list between two indexes is known to be due to services that were read.
@@ -226,7 +245,7 @@ class Known:
         return Snapshot(
             origin=self._origin,
             services=dict(self._services),
-            cursor=str(self._list_index),
+            cursor=str(self.list_index),
             changed=changed,
             quarantined=tuple(sorted((*quarantined, *self._unaskable))),
             doubt=ANONYMOUS if self._list_filtered is None else "",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from isthmus.registry.consul.answers import decode
+from isthmus.registry.reuse import once
 
 IGNORED = frozenset({"consul"})
 """The servers themselves, registered on their RPC port."""
@@ -37,6 +38,16 @@ class _NodeMark(msgspec.Struct, rename="pascal", frozen=True, gc=False):
     modify_index: int = 0
 
 
+class _Registered(msgspec.Struct, frozen=True, gc=False):
+    id: str = msgspec.field(name="ID", default="")
+    service: str = msgspec.field(name="Service", default="")
+    modify_index: int = msgspec.field(name="ModifyIndex", default=0)
+
+
+class _OnNode(msgspec.Struct, rename="pascal", frozen=True):
+    services: list[_Registered] | None = None
+
+
 class Peering(msgspec.Struct, frozen=True):
     """What is imported from a peer: the names, and the state in which the peering is."""
 
@@ -64,6 +75,7 @@ class _Agent(msgspec.Struct, rename="pascal", frozen=True):
 _names = msgspec.json.Decoder(dict[str, list[str] | None])
 _check_marks = msgspec.json.Decoder(list[_CheckMark] | None)
 _node_marks = msgspec.json.Decoder(list[_NodeMark] | None)
+_on_node = msgspec.json.Decoder(_OnNode)
 _peering = msgspec.json.Decoder(_Peering)
 _self = msgspec.json.Decoder(_Agent)
 
@@ -75,7 +87,7 @@ def parse_names(body: bytes) -> dict[str, frozenset[str]]:
         msgspec.DecodeError: the body is something else.
 
     """
-    return {name: frozenset(tags or ()) for name, tags in decode(_names, body).items() if name not in IGNORED}
+    return {name: once(frozenset(tags or ())) for name, tags in decode(_names, body).items() if name not in IGNORED}
 
 
 def parse_checks(body: bytes) -> Checks:
@@ -102,6 +114,16 @@ def parse_nodes(body: bytes) -> dict[str, int]:
 
     """
     return {n.node: n.modify_index for n in decode(_node_marks, body) or ()}
+
+
+def parse_registered(body: bytes) -> dict[tuple[str, str], int]:
+    """`/v1/catalog/node-services/:node`: by the service's name and the instance's id the index of its last registration.
+
+    Raises:
+        msgspec.DecodeError: the body is something else.
+
+    """
+    return {(s.service, s.id): s.modify_index for s in decode(_on_node, body).services or ()}
 
 
 def parse_peering(body: bytes) -> Peering:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -14,6 +15,7 @@ from isthmus.registry.consul.sidecar import KIND as SIDECAR_KIND
 from isthmus.registry.consul.sidecar import Sidecar, parse_sidecar
 from isthmus.registry.conventions import Convention, Said, read, shape
 from isthmus.registry.model import Health, Instance, Origin, Port, Protocol, Quarantined, Service, ServiceKey
+from isthmus.registry.reuse import once, once_mapping
 
 MAINTENANCE = ("_node_maintenance", "_service_maintenance:")
 """CheckIDs that `consul maint` registers, for a node and, followed by the service's id, for a service."""
@@ -35,13 +37,18 @@ class Rules(msgspec.Struct, frozen=True):
 class Parsed(msgspec.Struct, frozen=True):
     """What became of one service. `service` is None when nothing of it can be called: no entry, only proxies, all quarantined.
 
-    `nodes` are the nodes that it has instances on: their checks are its checks too. `sidecars` are the proxies that it is.
+    `unusable_on` are the nodes of the instances that are quarantined. `sidecars` are the proxies that it is.
     """
 
     service: Service | None
-    nodes: frozenset[str] = frozenset()
+    unusable_on: frozenset[str] = frozenset()
     quarantined: tuple[Quarantined, ...] = ()
     sidecars: frozenset[Sidecar] = frozenset()
+
+    def is_on(self, nodes: frozenset[str]) -> bool:
+        """Whether it has instances on any of these nodes: their checks are its checks too, and their addresses may be."""
+        instances = self.service.instances if self.service else ()
+        return not nodes.isdisjoint(self.unusable_on) or any(i.provenance["node"] in nodes for i in instances)
 
 
 class _Usable(msgspec.Struct, frozen=True):
@@ -65,6 +72,7 @@ def parse_service(origin: Origin, name: str, listing: Listing, rules: Rules) -> 
     """All entries of one service name, as one service. Gateways are no part of it: they stand for other services."""
     quarantined = [Quarantined(origin.name, where, reason) for where, reason in listing.unreadable]
     usable: dict[str, _Usable] = {}
+    unusable_on: set[str] = set()
     sidecars: set[Sidecar] = set()
     entries = sorted((e for e in listing.entries if e.service.kind in ("", SIDECAR_KIND)), key=instance_id)
     for entry in entries:
@@ -79,9 +87,10 @@ def parse_service(origin: Origin, name: str, listing: Listing, rules: Rules) -> 
                 usable[instance_id(entry)] = _Usable(entry, own, said, *address_of(entry, remote=rules.remote))
         except ValueError as e:
             quarantined.append(Quarantined(origin.name, entry.where, str(e)))
-    nodes = frozenset(e.node.node for e in entries if not e.service.kind)
+            if not entry.service.kind:
+                unusable_on.add(entry.node.node)
     if not usable:
-        return Parsed(None, nodes, tuple(sorted(quarantined)), frozenset(sidecars))
+        return Parsed(None, frozenset(unusable_on), tuple(sorted(quarantined)), frozenset(sidecars))
 
     good = list(usable.values())
     ports, remarks = logical_ports(
@@ -97,7 +106,7 @@ def parse_service(origin: Origin, name: str, listing: Listing, rules: Rules) -> 
     remarks += [(f"service {name}, {about}", reason) for about, reason in further]
     remarks += [(f"{u.entry.where}, {about}", reason) for u in good for about, reason in u.said.remarks]
     quarantined += [Quarantined(origin.name, where, reason) for where, reason in remarks]
-    return Parsed(service, nodes, tuple(sorted(quarantined)), frozenset(sidecars))
+    return Parsed(service, frozenset(unusable_on), tuple(sorted(quarantined)), frozenset(sidecars))
 
 
 def instance_id(entry: Entry) -> str:
@@ -112,13 +121,13 @@ def _instance(origin: Origin, id_: str, usable: _Usable, ports: tuple[Port, ...]
         id=id_,
         origin=origin.name,
         address=usable.address,
-        ports=instance_ports(ports, usable.listening, usable.port),
+        ports=once_mapping(instance_ports(ports, usable.listening, usable.port)),
         health=health,
         weight=weight,
-        locality=locality_of(entry),
-        labels=usable.said.labels,
+        locality=once(locality_of(entry)),
+        labels=once_mapping(usable.said.labels),
         tls_mode=NATIVE if entry.service.connect and entry.service.connect.native else "",
-        provenance=_provenance(entry),
+        provenance=_provenance(entry, usable.said),
     )
 
 
@@ -146,15 +155,16 @@ def _said(entry: Entry, own: Listening, rules: Rules) -> Said:
     return said
 
 
-def _provenance(entry: Entry) -> Mapping[str, str]:
+def _provenance(entry: Entry, by: Said) -> Mapping[str, str]:
     failing = sorted({c.name or c.check_id for c in entry.checks or () if c.status != "passing"})
     said = {
-        "node": entry.node.node,
-        "datacenter": entry.node.datacenter,
+        "node": sys.intern(entry.node.node),
+        "datacenter": sys.intern(entry.node.datacenter),
         "service_id": entry.service.id,
         "partition": entry.service.partition or entry.node.partition,
         "peer": entry.service.peer_name or entry.node.peer_name,
         "failing_checks": ", ".join(failing)[:200],
+        "conventions": ", ".join(by.applied),
     }
     return {k: v for k, v in said.items() if v}
 

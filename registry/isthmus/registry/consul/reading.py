@@ -51,7 +51,7 @@ class Reading:
         """Read everything and follow it."""
         await self._hints.begin()
         await self._read_all(READERS, Urgency.NAMED)
-        self._services.start_watching()
+        self._services.start_watching(self._known.list_index)
         self._hints.follow(self._spawn)
         return msgspec.structs.replace(self._known.take(), changed=None)
 

@@ -5,9 +5,36 @@ the number of the port where the platform itself says none. When the service is 
 convention both change nothing.
 """
 
+from isthmus.registry.conventions.agent import (
+    DRAINED,
+    EPOCH,
+    LOCALITY,
+    MAX_PORTS,
+    PORTS,
+    WEIGHT,
+    labels_of,
+    to_locality,
+    to_ports,
+)
 from isthmus.registry.conventions.protocols import protocol_of_port_name
 from isthmus.registry.conventions.read import Convention, read
-from isthmus.registry.conventions.said import Said
+from isthmus.registry.conventions.said import DeclaredPort, Said
 from isthmus.registry.conventions.shape import shape
 
-__all__ = ["Convention", "Said", "protocol_of_port_name", "read", "shape"]
+__all__ = [
+    "DRAINED",
+    "EPOCH",
+    "LOCALITY",
+    "MAX_PORTS",
+    "PORTS",
+    "WEIGHT",
+    "Convention",
+    "DeclaredPort",
+    "Said",
+    "labels_of",
+    "protocol_of_port_name",
+    "read",
+    "shape",
+    "to_locality",
+    "to_ports",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
+from isthmus.registry.conventions.agent import agent
 from isthmus.registry.conventions.fabio import fabio
 from isthmus.registry.conventions.frameworks import envoy_control, registrator, spring
 from isthmus.registry.conventions.said import Said, Sheet
@@ -45,9 +46,14 @@ def read(
 
     """
     sheet = Sheet(id_, port, sorted(set(tags)), dict(meta))
+    agent(sheet)
+    applied: list[str] = []
     for name in conventions:
         if reader := READERS.get(name):
+            before = sheet.noted
             reader(sheet)
+            if sheet.noted != before:
+                applied.append(name)
     return Said(
         labels=_labels(sheet, [SEPARATORS[name] for name in conventions if name in SEPARATORS], always),
         protocol=sheet.protocol,
@@ -58,6 +64,10 @@ def read(
         share=sheet.share,
         zone=sheet.zone,
         more=tuple(sheet.more),
+        declared=sheet.declared,
+        declared_weight=sheet.declared_weight,
+        place=sheet.place,
+        applied=tuple(applied),
         unusable=sheet.unusable,
         remarks=tuple(sheet.remarks),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from isthmus.registry.model import Protocol
+from isthmus.registry.model import Locality, Protocol
 
 MAX_WEIGHT = 100_000
 MAX_REMARKS = 8
@@ -22,6 +22,15 @@ class MorePort(msgspec.Struct, frozen=True, gc=False):
 
     name: str
     number: int
+    protocol: Protocol
+
+
+class DeclaredPort(msgspec.Struct, frozen=True, gc=False):
+    """A port as Isthmus' agent declares it: its name, the number that callers name, this instance's number, its protocol."""
+
+    name: str
+    number: int
+    here: int
     protocol: Protocol
 
 
@@ -44,6 +53,13 @@ class Said(msgspec.Struct, frozen=True):
     """Its part of the service's requests, of 1."""
     zone: str = ""
     more: tuple[MorePort, ...] = ()
+    declared: tuple[DeclaredPort, ...] = ()
+    """All of its ports, which stand in place of those that its registry tells."""
+    declared_weight: int | None = None
+    """Its weight, whatever its registry tells."""
+    place: Locality | None = None
+    applied: tuple[str, ...] = ()
+    """The conventions of other tools by which any of it is said."""
     unusable: str = ""
     """Why it cannot be called at all."""
     remarks: tuple[Remark, ...] = ()
@@ -51,7 +67,8 @@ class Said(msgspec.Struct, frozen=True):
     @property
     def shapes(self) -> bool:
         """Whether anything but labels and the first port's protocol and number is said."""
-        return bool(self.own_port or self.weight is not None or self.share or self.zone or self.more)
+        some = self.own_port or self.weight is not None or self.share or self.zone or self.more
+        return bool(some or self.declared or self.declared_weight is not None or self.place)
 
 
 class Sheet(msgspec.Struct):
@@ -72,8 +89,18 @@ class Sheet(msgspec.Struct):
     share: float = 0.0
     zone: str = ""
     more: list[MorePort] = []
+    declared: tuple[DeclaredPort, ...] = ()
+    declared_weight: int | None = None
+    place: Locality | None = None
     unusable: str = ""
     remarks: list[Remark] = []
+
+    @property
+    def noted(self) -> tuple[object, ...]:
+        """What was noted so far: the same as before, if nothing was since."""
+        kept = (self.tags, self.meta, self.labels, self.plain, self.more, self.remarks)
+        said = (self.protocol, self.own_port, self.exposed, self.weight, self.share, self.zone, self.unusable)
+        return *map(len, kept), *said
 
     def remark(self, about: str, reason: str) -> None:
         if len(self.remarks) < MAX_REMARKS:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from isthmus.registry.conventions.declared import as_declared
 from isthmus.registry.conventions.said import Remark, Said
 from isthmus.registry.model import Health, Instance, Port, Protocol, Service
 
@@ -28,6 +29,7 @@ def shape(service: Service, port: str, saids: Mapping[str, Said], dynamic_from: 
     if not any(said.shapes for said in saids.values()):
         return service, []
     said = [saids.get(i.id, _NOTHING) for i in service.instances]
+    service, port, contradictions = as_declared(service, port, said)
     more, remarks = _more_ports(service.ports, said, dynamic_from)
     names = {p.name for p in more}
     instances = tuple(
@@ -35,14 +37,14 @@ def shape(service: Service, port: str, saids: Mapping[str, Said], dynamic_from: 
         for instance, one, weight in zip(service.instances, said, _weights(service.instances, said), strict=True)
     )
     ports = tuple(sorted((*service.ports, *more), key=lambda p: p.number))
-    return msgspec.structs.replace(service, ports=ports, instances=instances), remarks
+    return msgspec.structs.replace(service, ports=ports, instances=instances), contradictions + remarks
 
 
 def _shaped(instance: Instance, port: str, said: Said, weight: int, names: set[str]) -> Instance:
     ports = dict(instance.ports) | {p.name: p.number for p in said.more if p.name in names}
     if said.own_port and port in ports:
         ports[port] = said.own_port
-    locality = instance.locality
+    locality = said.place or instance.locality
     if said.zone and not locality.zone:
         locality = msgspec.structs.replace(locality, zone=said.zone)
     return msgspec.structs.replace(instance, ports=dict(sorted(ports.items())), weight=weight, locality=locality)

@@ -50,6 +50,10 @@ class RefusedError(AdapterError):
     """The member answered, and asking another one will not help: who we are, or what we ask for, is wrong."""
 
 
+class NoSuchLeaseError(AdapterError):
+    """The lease that a key was to be written with has ended."""
+
+
 class CompactedError(AdapterError):
     """What was asked for is from a revision that etcd no longer has."""
 
@@ -76,16 +80,24 @@ class Member:
 
     async def range(self, request: rpc.RangeRequest) -> rpc.RangeResponse:
         """`KV.Range`, linearizable: what all of the cluster has agreed on."""
-        try:
-            answer = await self._range(request)
-        except _SignInError:
-            await self.sign_in()
-            try:
-                answer = await self._range(request)
-            except _SignInError as e:
-                raise RefusedError(str(e)) from None
-        self._stats.read()
-        return answer
+        return await self._as_who_we_are("/etcdserverpb.KV/Range", request, rpc.RangeResponse.FromString)
+
+    async def transaction(self, request: rpc.TxnRequest) -> rpc.TxnResponse:
+        """`KV.Txn`: compare, and then write one or the other."""
+        return await self._as_who_we_are("/etcdserverpb.KV/Txn", request, rpc.TxnResponse.FromString)
+
+    async def grant(self, request: rpc.LeaseGrantRequest) -> rpc.LeaseGrantResponse:
+        """`Lease.LeaseGrant`."""
+        return await self._as_who_we_are("/etcdserverpb.Lease/LeaseGrant", request, rpc.LeaseGrantResponse.FromString)
+
+    async def keep_alive(self, request: rpc.LeaseKeepAliveRequest) -> rpc.LeaseKeepAliveResponse:
+        """`Lease.LeaseKeepAlive`, once: one message on a stream of requests is a unary call. A TTL of 0: no such lease."""
+        method = "/etcdserverpb.Lease/LeaseKeepAlive"
+        return await self._as_who_we_are(method, request, rpc.LeaseKeepAliveResponse.FromString)
+
+    async def revoke(self, request: rpc.LeaseRevokeRequest) -> rpc.LeaseRevokeResponse:
+        """`Lease.LeaseRevoke`, with all keys of the lease."""
+        return await self._as_who_we_are("/etcdserverpb.Lease/LeaseRevoke", request, rpc.LeaseRevokeResponse.FromString)
 
     async def sign_in(self) -> None:
         """Get a token, when there is a user and etcd has authentication on."""
@@ -113,8 +125,18 @@ class Member:
             reason = f"{reason}: the required revision has been compacted, at {message.compact_revision}"
         return self._failure(METHOD, grpc.StatusCode.CANCELLED, reason or "no reason was given")
 
-    async def _range(self, request: rpc.RangeRequest) -> rpc.RangeResponse:
-        return await self._unary("/etcdserverpb.KV/Range", request, rpc.RangeResponse.FromString)
+    async def _as_who_we_are(self, method: str, request: _Message, decode: Callable[[bytes], A]) -> A:
+        """With the token there is, or else a new one."""
+        try:
+            answer = await self._unary(method, request, decode)
+        except _SignInError:
+            await self.sign_in()
+            try:
+                answer = await self._unary(method, request, decode)
+            except _SignInError as e:
+                raise RefusedError(str(e)) from None
+        self._stats.read()
+        return answer
 
     async def _unary(self, method: str, request: _Message, decode: Callable[[bytes], A]) -> A:
         call: grpc.aio.UnaryUnaryMultiCallable[_Message, A] = self._channel.unary_unary(
@@ -138,6 +160,8 @@ class Member:
             return CompactedError(text)
         if code is status.RESOURCE_EXHAUSTED and "larger than max" in said:
             return TooLargeError(text)
+        if "requested lease not found" in said:
+            return NoSuchLeaseError(text)
         if "authentication is not enabled" in said:
             return _NoAuthenticationError(text)
         if code is status.UNAUTHENTICATED or "invalid auth token" in said or "revision of auth store is old" in said:
@@ -146,7 +170,8 @@ class Member:
             return RefusedError(f"{text} (etcd has authentication on: set user and password, or a client certificate)")
         if code is status.PERMISSION_DENIED or "permission denied" in said:
             who = f"user {self._config.user}" if self._config.user else "this client"
-            return RefusedError(f"{text} ({who} needs a role with read permission on every prefix)")
+            needed = "read" if method in ("/etcdserverpb.KV/Range", METHOD) else "read and write"
+            return RefusedError(f"{text} ({who} needs a role with {needed} permission on every prefix)")
         if code in (status.INVALID_ARGUMENT, status.UNIMPLEMENTED, status.FAILED_PRECONDITION):
             return RefusedError(text)
         if code is status.DEADLINE_EXCEEDED:

@@ -10,9 +10,10 @@ from itertools import groupby
 
 import msgspec
 
-from isthmus.registry.conventions import Convention, Said, read, shape
+from isthmus.registry.conventions import PORTS, Convention, Said, read, shape
 from isthmus.registry.etcd.layouts import Endpoint, Found, Layout, UnreadableError, clip
 from isthmus.registry.model import Health, Instance, Locality, Port, Protocol, Service, ServiceKey
+from isthmus.registry.reuse import once, once_mapping
 
 DYNAMIC_PORTS_FROM = 32_768
 """Ports from here on are handed out at random by Linux and Docker: never a service's own."""
@@ -111,7 +112,7 @@ def _claims(key: str, found: Found, rules: Rules, reasons: list[str], *, permane
     for host, here in groupby(sorted(endpoints, key=lambda e: (e.host != first, e.host)), key=lambda e: e.host):
         id_ = key if not found.name else f"{key}#{found.name}"
         yield Claim(
-            key=_service_key(rules.namespace, found.service),
+            key=once(ServiceKey(rules.namespace, found.service)),
             instance=Instance(
                 id=id_ if host == first else f"{id_}@{host}",
                 origin=rules.origin,
@@ -120,9 +121,9 @@ def _claims(key: str, found: Found, rules: Rules, reasons: list[str], *, permane
                 # Presence is all that etcd knows of health: the lease is kept alive.
                 health=Health.HEALTHY if found.weight else Health.UNHEALTHY,
                 weight=min(max(found.weight, 1), MAX_WEIGHT),
-                locality=_locality(found.labels.get("region", ""), found.labels.get("zone", "")),
-                labels=_shared_labels(tuple(sorted((said.labels if said else found.labels).items()))),
-                provenance=_provenance(rules.layout, permanent),
+                locality=once(Locality(found.labels.get("region", ""), found.labels.get("zone", ""))),
+                labels=once_mapping(dict(sorted((said.labels if said else found.labels).items()))),
+                provenance=_provenance(rules.layout, permanent, said),
             ),
             rules=rules,
             hostname=found.hostname if _HOST_NAME.fullmatch(found.hostname) else "",
@@ -131,7 +132,7 @@ def _claims(key: str, found: Found, rules: Rules, reasons: list[str], *, permane
 
 
 def _said(key: str, found: Found, rules: Rules, port: int) -> Said | None:
-    if not rules.conventions and not found.tags:
+    if not rules.conventions and not found.tags and PORTS not in found.labels:
         return None
     id_ = key.rstrip("/").rpartition("/")[2]  # registrator's: <host>:<container>:<port>
     said = read(rules.conventions, found.tags, found.labels, id_=id_, port=port)
@@ -154,35 +155,16 @@ def _ports(
         number = endpoint.port or (0 if endpoint.host.startswith("unix:") else rules.default_port)
         if ports.setdefault(protocol.value, number) != number:
             reasons.append(f"{endpoint.host}:{number}: a second {protocol.value} port of one instance is left out")
-    return _shared_ports(tuple(sorted(ports.items())))
+    return once_mapping(dict(sorted(ports.items())))
 
 
-# Instances have much in common: there is one value of each for all of them.
-
-
-@lru_cache(4096)
-def _service_key(namespace: str, name: str) -> ServiceKey:
-    return ServiceKey(namespace, name)
-
-
-@lru_cache(4096)
-def _shared_ports(items: tuple[tuple[str, int], ...]) -> Mapping[str, int]:
-    return dict(items)
-
-
-@lru_cache(4096)
-def _shared_labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    return dict(items)
-
-
-@lru_cache(4096)
-def _locality(region: str, zone: str) -> Locality:
-    return Locality(region, zone)
-
-
-@lru_cache(256)
-def _provenance(layout: str, permanent: bool) -> Mapping[str, str]:
-    return {"layout": layout} | ({"lease": "none: the key is permanent"} if permanent else {})
+def _provenance(layout: str, permanent: bool, by: Said | None) -> Mapping[str, str]:
+    said = {
+        "layout": layout,
+        "lease": "none: the key is permanent" if permanent else "",
+        "conventions": ", ".join(by.applied) if by else "",
+    }
+    return once_mapping({k: v for k, v in said.items() if v})
 
 
 @lru_cache(4096)

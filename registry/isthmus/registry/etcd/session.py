@@ -116,6 +116,15 @@ class Session:
             await self._watch.close()
         await self._member.close()
 
+    async def get(self, key: bytes) -> Pair | None:
+        """One key, as the whole cluster has it."""
+        answer = await self._member.range(rpc.RangeRequest(key=key))
+        return to_pair(answer.kvs[0]) if answer.kvs else None
+
+    async def transaction(self, request: rpc.TxnRequest) -> rpc.TxnResponse:
+        """Compare, and then write one or the other."""
+        return await self._member.transaction(request)
+
     async def pages(self, prefix: int, revision: int) -> AsyncIterator[tuple[list[Pair], int]]:
         """All keys of one prefix, by its position in the configuration, at a revision, 0 for the newest; and the revision."""
         key, end = self._ranges[prefix]

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from isthmus.registry.reuse import once, once_mapping
+
 T = TypeVar("T")
 
 STATUSES = frozenset({"UP", "DOWN", "STARTING", "OUT_OF_SERVICE", "UNKNOWN"})
@@ -315,18 +317,18 @@ def _port(port: _Port | int | str | None, enabled: bool) -> int:
 
 
 def _names(comma_separated: str | None) -> tuple[str, ...]:
-    return tuple(sys.intern(name) for name in (part.strip() for part in (comma_separated or "").split(",")) if name)
+    return once(tuple(name for name in (part.strip() for part in (comma_separated or "").split(",")) if name))
 
 
-def _metadata(said: Any) -> dict[str, str]:
+def _metadata(said: Any) -> Mapping[str, str]:
     """Texts by name, sorted; `@class` is the codec's, and a map that is empty may be a text.
 
     Most are the same for thousands of instances, and kept once.
     """
     if not isinstance(said, dict):
         return {}
-    texts = {sys.intern(k): sys.intern(_text(v)) for k, v in said.items() if k != "@class" and v is not None}
-    return dict(sorted(texts.items()))
+    texts = {k: sys.intern(_text(v)) for k, v in said.items() if k != "@class" and v is not None}
+    return once_mapping(dict(sorted(texts.items())))
 
 
 def _text(value: Any) -> str:

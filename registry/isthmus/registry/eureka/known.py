@@ -42,6 +42,18 @@ class _Fed(msgspec.Struct, frozen=True):
     at: float
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """A complete listing, compared with what was polled before: `absent` are those that it lacks, `touched` are applications."""
+
+    polled: dict[str, dict[str, Record]]
+    leases: dict[Key, Lease]
+    unreadable: dict[str, tuple[Quarantined, ...]]
+    counts: Counter[str]
+    overdue: dict[Key, float]
+    absent: frozenset[Key]
+    touched: frozenset[str]
+
+
 class Known:
     """The instances that one server of a Eureka knows, and what of them no snapshot has shown yet.
 
@@ -76,6 +88,10 @@ class Known:
 
     def heard_all(self, applications: Iterable[Application], hashcode: str, now: float, *, watched: bool) -> None:
         """A complete listing. `watched` says that what it lacks was seen to go, because there are no deltas to tell."""
+        self.heard_listed(self.compared(applications), hashcode, now, watched=watched)
+
+    def compared(self, applications: Iterable[Application]) -> Listed:
+        """The better part of that, which may be done in a thread: it only reads, and only what polls alone change."""
         polled: dict[str, dict[str, Record]] = {}
         unreadable: dict[str, tuple[Quarantined, ...]] = {}
         leases: dict[Key, Lease] = {}
@@ -90,21 +106,29 @@ class Known:
             if application.unreadable:
                 bad = unreadable.get(application.name, ())
                 unreadable[application.name] = tuple(sorted((*bad, *self._quarantined(application))))
-        absent = (self._keys(self._polled) | self._expected | self._missing.keys()) - self._keys(polled)
-        self._missing = {key: since for key, since in self._missing.items() if key in absent}
+        return Listed(
+            polled,
+            leases,
+            unreadable,
+            counts=Counter(r.status for records in polled.values() for r in records.values()),
+            overdue=overdue(leases),
+            absent=frozenset((self._keys(self._polled) | self._expected) - self._keys(polled)),
+            touched=frozenset(a for a in polled.keys() | self._polled.keys() if polled.get(a) != self._polled.get(a)),
+        )
+
+    def heard_listed(self, listed: Listed, hashcode: str, now: float, *, watched: bool) -> None:
+        """The rest of it. No delta was heard in between."""
+        polled = listed.polled
+        self._missing = {(a, id_): at for (a, id_), at in self._missing.items() if id_ not in polled.get(a, {})}
         if not watched:
-            for key in absent:
+            for key in listed.absent:
                 if key[1] not in self._fed.get(key[0], {}):
                     self._missing.setdefault(key, now)
         self._expected = frozenset()
-        for app in polled.keys() | self._polled.keys():
-            if polled.get(app) != self._polled.get(app):
-                self._touched.add(app)
-        self._set_unreadable(unreadable)
-        self._polled = polled
-        self._counts = Counter(r.status for records in polled.values() for r in records.values())
-        self._leases = leases
-        self._set_overdue(overdue(leases))
+        self._touched |= listed.touched
+        self._set_unreadable(listed.unreadable)
+        self._polled, self._leases, self._counts = polled, listed.leases, listed.counts
+        self._set_overdue(listed.overdue)
         self._settle(hashcode, now)
 
     def heard_delta(self, applications: Iterable[Application], hashcode: str, now: float) -> bool:

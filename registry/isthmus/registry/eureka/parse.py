@@ -9,9 +9,10 @@ from typing import Literal
 import msgspec
 
 from isthmus.registry.address import is_host_name, parse_address
-from isthmus.registry.conventions import Convention, Said, read, shape
+from isthmus.registry.conventions import PORTS, Convention, Said, labels_of, read, shape
 from isthmus.registry.eureka.answers import Record
 from isthmus.registry.model import Health, Instance, Locality, Origin, Port, Protocol, Quarantined, Service, ServiceKey
+from isthmus.registry.reuse import once, once_mapping
 
 DYNAMIC_PORTS_FROM = 20_000
 """Ports from here on are handed out at random (Nomad: 20000-32000, Linux and Docker: from 32768): never a service's own."""
@@ -79,9 +80,8 @@ def parse_service(origin: Origin, app: str, sightings: Iterable[Sighting], rules
     if not usable:
         return Parsed(None, tuple(sorted(quarantined)))
     records = [s.record for s, _ in usable]
-    saids = {r.id: _said(r, rules) for r in records} if rules.conventions else {}
+    saids = {r.id: _said(r, rules) for r in records if rules.conventions or PORTS in r.metadata}
     ports, remarks = _logical_ports(app, records, saids, rules)
-    numbers: dict[tuple[int, int], Mapping[str, int]] = {}  # most instances have the same: kept once
     instances = []
     for sighting, address in usable:
         weight, remark = _weight(sighting.record)
@@ -91,14 +91,12 @@ def parse_service(origin: Origin, app: str, sightings: Iterable[Sighting], rules
                 id=sighting.record.id,
                 origin=origin.name,
                 address=address,
-                ports=numbers.setdefault(
-                    (sighting.record.port, sighting.record.secure_port), _numbers(sighting.record, ports)
-                ),
+                ports=once_mapping(_numbers(sighting.record, ports)),
                 health=_health(sighting),
                 weight=weight,
-                locality=Locality(rules.region, sighting.record.zone),
-                labels=sighting.record.metadata,
-                provenance=_provenance(sighting),
+                locality=once(Locality(rules.region, sighting.record.zone)),
+                labels=labels_of(sighting.record.metadata),
+                provenance=_provenance(sighting, saids.get(sighting.record.id)),
                 taper=taper(sighting.overdue),
             )
         )
@@ -167,7 +165,7 @@ def _weight(record: Record) -> tuple[int, list[tuple[str, str]]]:
     return 1, [(f"{where(record)}, metadata weight", f"{said[:80]!r} is not a whole number; taken for 1")]
 
 
-def _provenance(sighting: Sighting) -> Mapping[str, str]:
+def _provenance(sighting: Sighting, by: Said | None) -> Mapping[str, str]:
     record = sighting.record
     said = {
         "application": record.app,
@@ -176,6 +174,7 @@ def _provenance(sighting: Sighting) -> Mapping[str, str]:
         "overridden_status": "" if record.overridden == "UNKNOWN" else record.overridden,
         "management_port": record.metadata.get("management.port", ""),
         "renewal": "missed" if sighting.silent else "overdue" if sighting.overdue > 1 else "",
+        "conventions": ", ".join(by.applied) if by else "",
     }
     return {k: v for k, v in said.items() if v}
 

@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Coroutine
-from functools import partial
 
 import msgspec
 import structlog
@@ -28,12 +27,17 @@ log = structlog.get_logger()
 RETENTION = 150.0
 """Seconds without a poll, after which deltas do not reach back far enough: servers keep changes for 180 s."""
 
+PAGE = 60.0
+"""Seconds for which deltas may be the very same answer of a server's cache before everything is listed, once for each: a change
+that came about while a server made such an answer is not in it, and when the next one is made, after three minutes in which
+nothing else happened, no longer to be told."""
+
 LISTING_PAUSE = 30.0
 """Seconds between complete listings that are made to mend a difference, or because a server makes no deltas. The pause doubles
 while they do not mend it."""
 
 CHUNK = 50
-"""Applications that are read, or made services of, without letting others work."""
+"""Applications that are made services of without letting others work; more are read and compared in a thread."""
 
 JUDGE_EVERY = 0.5
 """Seconds between looks at who missed heartbeats."""
@@ -74,6 +78,8 @@ class Reading:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._version = 0
+        self._version_since = float("inf")
+        """When deltas began to have this version; endless when that has been seen to."""
         self._deltas = True
         self._listed_at = self._polled_at = 0.0
         self._mend_at = 0.0
@@ -195,6 +201,9 @@ class Reading:
             await self._list()
         elif self._known.agrees(listing.hashcode):
             self._mend_pause = LISTING_PAUSE
+            if self._clock() - self._version_since >= PAGE and self._liveness.state is not FeedState.LIVE:
+                self._version_since = float("inf")
+                await self._list()
         elif self._clock() >= self._mend_at:
             log.info(
                 "eureka.hash_mismatch",
@@ -213,11 +222,9 @@ class Reading:
         first = not self._listed_at
         now = self._clock()
         watched = not self._deltas and not first
-        hear = partial(self._known.heard_all, applications, listing.hashcode, now, watched=watched)
-        if first and len(applications) > CHUNK:
-            await in_thread(hear)  # nobody else knows of it yet
-        else:
-            hear()
+        compare = self._known.compared
+        listed = await in_thread(compare, applications) if len(applications) > CHUNK else compare(applications)
+        self._known.heard_listed(listed, listing.hashcode, now, watched=watched)
         more = True
         while more:
             more = self._known.parse(CHUNK)
@@ -238,8 +245,9 @@ class Reading:
                 f"eureka at {self._server}: the number of its deltas went back from {self._version} to {listing.version}: "
                 "it was restarted, or another server answers at this address; everything is listed again"
             )
-        self._version = listing.version
         now = self._clock()
+        if listing.version != self._version:
+            self._version, self._version_since = listing.version, now
         if self._known.heard_delta(await _read(listing), listing.hashcode, now):
             self._stats.wake_up()
         self._polled_at = now
@@ -330,9 +338,8 @@ class Reading:
 
 
 async def _read(listing: Listing) -> list[Application]:
-    applications: list[Application] = []
-    for i, raw in enumerate(listing.applications):
-        if i % CHUNK == CHUNK - 1:
-            await asyncio.sleep(0)
-        applications.append(parse_application(raw))
-    return applications
+    return await in_thread(_parse, listing) if len(listing.applications) > CHUNK else _parse(listing)
+
+
+def _parse(listing: Listing) -> list[Application]:
+    return [parse_application(raw) for raw in listing.applications]

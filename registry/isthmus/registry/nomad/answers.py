@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
+from isthmus.registry.reuse import once
+
 T = TypeVar("T")
 
 TERMINAL = frozenset({"complete", "failed", "lost"})
@@ -23,7 +25,7 @@ def _keep_once(value: msgspec.Struct, fields: tuple[str, ...]) -> None:
 
 
 class Registration(msgspec.Struct, frozen=True, gc=False):
-    """One registered instance. `modify_index` is that of its registration, also in the event of its deregistration."""
+    """One registered instance."""
 
     id: str = msgspec.field(name="ID")
     service: str = msgspec.field(name="ServiceName")
@@ -32,15 +34,14 @@ class Registration(msgspec.Struct, frozen=True, gc=False):
     node: str = msgspec.field(name="NodeID", default="")
     job: str = msgspec.field(name="JobID", default="")
     datacenter: str = msgspec.field(name="Datacenter", default="")
-    tags: list[str] | None = msgspec.field(name="Tags", default=None)
+    tags: tuple[str, ...] | None = msgspec.field(name="Tags", default=None)
     address: str = msgspec.field(name="Address", default="")
     port: int = msgspec.field(name="Port", default=0)
-    modify_index: int = msgspec.field(name="ModifyIndex", default=0)
 
     def __post_init__(self) -> None:
         _keep_once(self, ("service", "namespace", "node", "job", "datacenter"))
-        if self.tags:
-            msgspec.structs.force_setattr(self, "tags", [sys.intern(tag) for tag in self.tags])
+        msgspec.structs.force_setattr(self, "tags", once(self.tags))
+        msgspec.structs.force_setattr(self, "port", once(self.port))
 
     @property
     def where(self) -> str:
@@ -71,6 +72,7 @@ class Allocation(msgspec.Struct, frozen=True, gc=False):
 
     def __post_init__(self) -> None:
         _keep_once(self, ("namespace", "node", "node_name", "job", "group", "desired", "client"))
+        msgspec.structs.force_setattr(self, "deployment", once(self.deployment))
 
     @property
     def terminal(self) -> bool:

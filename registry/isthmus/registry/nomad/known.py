@@ -7,6 +7,7 @@ contains is skipped, and so is an answer that is older than an event. Allocation
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import msgspec
 
@@ -17,9 +18,12 @@ from isthmus.registry.nomad.memory import Memory
 from isthmus.registry.nomad.parse import Rules, cannot_be_asked_for
 from isthmus.registry.nomad.shown import Shown
 from isthmus.registry.nomad.spec import JobSpec, job_spec
+from isthmus.registry.reuse import once
 
 UUID_LENGTH = 36
 """To ask for an allocation by another id is an error in Nomad."""
+
+K = TypeVar("K")
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -51,8 +55,8 @@ class Known:
         self._remarked = False
         self._namespaces: frozenset[str] = frozenset()
         self._by_alloc: dict[str, tuple[ServiceName, ...]] = {}
-        self._by_node: dict[str, set[ServiceName]] = {}
-        self._by_job: dict[JobKey, set[ServiceName]] = {}
+        self._by_node: dict[str, tuple[ServiceName, ...]] = {}
+        self._by_job: dict[JobKey, tuple[ServiceName, ...]] = {}
         self._missing = Missing(set(), set(), set())
         for name, emptied in memory.emptied.items():
             for key in emptied.jobs:
@@ -284,8 +288,8 @@ class Known:
         shown = self.facts.shown(name)
         allocs, nodes = {r.alloc for r in shown}, {r.node for r in shown}
         for registration in registrations:
-            self._belongs_to_alloc(name, registration.alloc, related=registration.alloc in allocs)
-            _index(self._by_node, registration.node, name, registration.node in nodes)
+            _index(self._by_alloc, registration.alloc, name, related=registration.alloc in allocs)
+            _index(self._by_node, registration.node, name, related=registration.node in nodes)
             self._belongs(name, (registration.namespace, registration.job))
             if len(registration.alloc) == UUID_LENGTH and registration.alloc not in self.facts.allocs:
                 self._missing.allocs.add(registration.alloc)
@@ -294,18 +298,9 @@ class Known:
             self._choose_poll(registration.alloc)
             self._forget_if_over(registration.alloc)
 
-    def _belongs_to_alloc(self, name: ServiceName, id_: str, *, related: bool) -> None:
-        # Few services of one allocation, and many allocations: a set for each would be a tenth of all memory.
-        others = tuple(n for n in self._by_alloc.get(id_, ()) if n != name)
-        names = (*others, name) if related else others
-        if names:
-            self._by_alloc[id_] = names
-        else:
-            self._by_alloc.pop(id_, None)
-
     def _belongs(self, name: ServiceName, job: JobKey) -> None:
         if job[1]:
-            self._by_job.setdefault(job, set()).add(name)
+            _index(self._by_job, job, name, related=True)
             if job not in self.facts.jobs:
                 self._missing.jobs.add(job)
 
@@ -319,9 +314,9 @@ class Known:
         self.facts.jobs[key] = spec
         if before == spec:
             return
-        names = self._by_job.get(key, set())
+        names = self._by_job.get(key, ())
         self.shown.touch(names)
-        for name in names & self.facts.services.keys():
+        for name in self.facts.services.keys() & names:
             for registration in self.facts.services[name].registrations.values():
                 self._choose_poll(registration.alloc)
 
@@ -362,11 +357,13 @@ class Known:
         self._relate(name, [registration])
 
 
-def _index(index: dict[str, set[ServiceName]], key: str, name: ServiceName, related: bool) -> None:
-    names = index.setdefault(key, set())
-    if related:
-        names.add(name)
+def _index(index: dict[K, tuple[ServiceName, ...]], key: K, name: ServiceName, *, related: bool) -> None:
+    # Sets would be a tenth of all memory: of an allocation there are few services, and many allocations, mostly of the same one.
+    before = index.get(key, ())
+    if (name in before) == related:
+        return
+    names = (*before, name) if related else tuple(n for n in before if n != name)
+    if names:
+        index[key] = once(names) if len(names) == 1 else names
     else:
-        names.discard(name)
-    if not names:
         del index[key]

@@ -27,7 +27,7 @@ class Emptied(msgspec.Struct, frozen=True):
     """A service as it was when it last had instances, and the jobs that gave it some, as (namespace, id)."""
 
     service: Service
-    jobs: frozenset[tuple[str, str]]
+    jobs: tuple[tuple[str, str], ...]
 
 
 class Memory:

@@ -11,6 +11,7 @@ from isthmus.registry.conventions import Convention, Said, protocol_of_port_name
 from isthmus.registry.model import Instance, Locality, Origin, Port, Protocol, Quarantined, Service, ServiceKey
 from isthmus.registry.nomad.answers import Registration, ServiceName
 from isthmus.registry.nomad.health import Evidence, judge
+from isthmus.registry.reuse import once, once_mapping
 
 DYNAMIC_PORTS_FROM = 20_000
 """Ports from here on are handed out at random (Nomad: 20000-32000, Linux and Docker: from 32768): never a service's own."""
@@ -68,8 +69,6 @@ def parse_service(origin: Origin, name: ServiceName, listed: Sequence[Listed], r
     saids = {one.registration.id: _said(one, rules) for one, _ in usable}
     port, remarks = _logical_port(name, [one for one, _ in usable], saids, rules)
     instances: list[Instance] = []
-    ports: dict[int, Mapping[str, int]] = {}  # most instances say the same: kept once
-    labels: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
     for one, address in usable:
         said = saids[one.registration.id]
         weight, remark = _weight(one.registration, said)
@@ -80,12 +79,12 @@ def parse_service(origin: Origin, name: ServiceName, listed: Sequence[Listed], r
             id=one.registration.id,
             origin=origin.name,
             address=address,
-            ports=ports.setdefault(one.registration.port, {port.name: one.registration.port}),
+            ports=once_mapping({port.name: one.registration.port}),
             health=health,
             weight=weight,
-            locality=_locality(one, rules.region),
-            labels=labels.setdefault(tuple(said.labels.items()), said.labels),
-            provenance=_provenance(one, reason),
+            locality=once(_locality(one, rules.region)),
+            labels=once_mapping(said.labels),
+            provenance=_provenance(one, reason, said),
         )
         instances.append(instance)
     service = Service(key_of(name), (port,), tuple(instances), _hostnames(name))
@@ -121,16 +120,16 @@ def _said(one: Listed, rules: Rules) -> Said:
     return said
 
 
-def _provenance(one: Listed, reason: str) -> Mapping[str, str]:
+def _provenance(one: Listed, reason: str, by: Said) -> Mapping[str, str]:
     registration, alloc, node = one.registration, one.evidence.alloc, one.evidence.node
     said = {
-        "namespace": registration.namespace,
         "job": registration.job,
         "group": alloc.group if alloc else "",
         "allocation": registration.alloc,
         "node": (node.name if node else "") or (alloc.node_name if alloc else "") or registration.node,
         "datacenter": registration.datacenter,
         "health": reason,
+        "conventions": ", ".join(by.applied),
     }
     return {k: v for k, v in said.items() if v}
 

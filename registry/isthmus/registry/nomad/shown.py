@@ -58,7 +58,7 @@ class Shown:
             named = [Quarantined(self._origin.name, where, reason) for where, reason in unreadable]
             parsed = Parsed(parsed.service, tuple(sorted((*parsed.quarantined, *named))))
         if parsed.service is not None:
-            jobs = frozenset((one.registration.namespace, one.registration.job) for one in listed)
+            jobs = tuple({(one.registration.namespace, one.registration.job) for one in listed})
             empty = msgspec.structs.replace(parsed.service, instances=())
             self._facts.memory.emptied[name] = Emptied(empty, jobs)
         elif not parsed.quarantined:

@@ -7,18 +7,18 @@ from collections.abc import Collection, Iterable
 import msgspec
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
+from isthmus.xds.group import Kind
+from isthmus.xds.protocol.holdings import Lacks, Telling
 from isthmus.xds.protocol.response import Received, Response
 from isthmus.xds.protocol.stream import Stream
 from isthmus.xds.protocol.subscription import NAMES_LIMIT, ProtocolError
-from isthmus.xds.protocol.substream import Lacks, Substream
+from isthmus.xds.protocol.substream import Substream
 
 
 class DeltaSubstream(Substream[DeltaDiscoveryRequest]):
     """One type of a delta stream. The version of a response is the type's, for people; resources have their own."""
 
     __slots__ = ()
-    # It may have kept it from before it asked again: then it has to be told when it is gone.
-    _after_refusal = Lacks.ASKED
 
     def receive(self, request: DeltaDiscoveryRequest) -> Received:
         # A subscription is changed by any request, whatever its nonce and error_detail say of a response
@@ -34,27 +34,33 @@ class DeltaSubstream(Substream[DeltaDiscoveryRequest]):
             self.returning = True
             # A first answer is owed even if it is empty, but not to a client that has had one.
             self._due = False
-            if not self.pending:
+            if not self.holdings.pending:
                 self._recognise(str(self._version))
         return received
 
-    @property
-    def _tells_removal(self) -> bool:
-        return True
-
-    @property
-    def _tells_absence(self) -> bool:
-        return True
+    @staticmethod
+    def _telling(type_url: str, kind: Kind) -> Telling:
+        return _TELLING
 
     def _build(
         self, response: Response, fresh: Collection[str], denied: Iterable[str], gone: Iterable[str]
     ) -> Response:
         return msgspec.structs.replace(
             response,
-            resources=tuple(self._served[n] for n in fresh),
+            resources=tuple(self.holdings.served[n] for n in fresh),
             removed=tuple(sorted((*denied, *gone))),
             unknown=frozenset(denied),
         )
+
+
+_TELLING = Telling(
+    removal=True,
+    absence=True,
+    is_whole=False,
+    # It may have kept what it refused from before it asked again: then it has to be told when that is gone.
+    after_refusal=Lacks.ASKED,
+    counts=False,
+)
 
 
 class DeltaStream(Stream[DeltaDiscoveryRequest]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -38,6 +39,17 @@ class Response(msgspec.Struct, frozen=True):
     since: int = 0
     is_initial: bool = False
     """It answers a subscription rather than bringing a change: its age says nothing about how quick a change was."""
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A response in flight. `undo` is what the client had before it, where it had anything.
+
+    `fresh` names what the response adds or changes, of all that it brings; None if that is all of it.
+    """
+
+    response: Response
+    undo: Mapping[str, Resource]
+    fresh: Collection[str] | None
 
 
 class Received(msgspec.Struct, frozen=True):

@@ -7,12 +7,14 @@ partial, and that something is gone cannot be told at all, so only what is new o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 
 from isthmus.xds.group import Kind
+from isthmus.xds.protocol.holdings import Lacks, Telling
 from isthmus.xds.protocol.response import Outcome, Received, Response
 from isthmus.xds.protocol.stream import Stream
 from isthmus.xds.protocol.substream import Substream
@@ -26,16 +28,14 @@ class SotwSubstream(Substream[DiscoveryRequest]):
     So a client that comes back with it and with the same names has it all, whichever replica it comes to.
     """
 
-    __slots__ = ("_mixes", "_takes_errors", "_total")
+    __slots__ = ("_mixes",)
 
     def __init__(
         self, type_url: str, resources: Mapping[str, Resource], generation: int, version: SetVersion, kind: Kind
     ) -> None:
         super().__init__(type_url, resources, generation, version, kind)
-        self._takes_errors = kind is Kind.GRPC
         self._mixes = False
         """It has asked for names beside the wildcard or in its place, which it may have had before; no known client does."""
-        self._total = SetVersion()
 
     def receive(self, request: DiscoveryRequest) -> Received:
         received = self._settle(request)
@@ -46,68 +46,52 @@ class SotwSubstream(Substream[DiscoveryRequest]):
         first, self.opened = not self.opened, True
         shift = self.subscription.replace(request.resource_names)
         self.returning |= first and bool(request.version_info)
-        self._mixes |= shift.narrowed or (self.subscription.wildcard and bool(shift.asked))
-        if not (first and request.version_info and self._has_all(request.version_info)):
+        self._mixes |= not first and (shift.narrowed or (self.subscription.wildcard and bool(shift.asked)))
+        if first and request.version_info and self.holdings.has_all(request.version_info):
+            self._recognise(request.version_info)
+        else:
             self._apply(shift, {}, first)
         return received
 
-    def _has_all(self, version: str) -> bool:
-        """Whether a client that comes back with a version has all that it would be sent."""
-        self._count_all()
-        if version != str(self._total):
-            self._total = SetVersion()
-            return False
-        self._recognise(version)
-        return True
+    @staticmethod
+    def _telling(type_url: str, kind: Kind) -> Telling:
+        return _telling(type_url, kind)
 
     @property
     def _is_whole(self) -> bool:
         return self.type_url in WHOLE_TYPES
 
     @property
-    def _tells_removal(self) -> bool:
-        return self._is_whole
-
-    @property
-    def _tells_absence(self) -> bool:
-        # An Envoy that waits for the endpoints of a cluster which has just gone takes an empty assignment for an answer. Of the
-        # other types it would refuse, or take for a change, a response without the resource; gRPC's libraries take the error.
-        return self._is_whole or self.type_url == TypeUrl.ENDPOINT or self._takes_errors
-
-    @property
     def _may_hold_more(self) -> bool:
         return self._is_whole and (self._mixes or (self.returning and not self._acked_version))
 
     def _state(self) -> tuple[str, object]:
+        version, subscription = str(self.holdings.total), self.subscription
+        if not self._is_whole:
+            return version, None
         # Withdrawals that must wait are still part of the whole.
-        waiting = tuple((n, r.version) for n, r in self.pending.items() if isinstance(r, Resource))
-        return str(self._total), (
-            self.subscription.wildcard,
-            self.subscription.names,
-            waiting,
-        ) if self._is_whole else None
+        waiting = tuple((n, r.version) for n, r in self.holdings.pending.items() if isinstance(r, Resource))
+        return version, (subscription.wildcard, subscription.names, waiting)
 
     def _build(
         self, response: Response, fresh: Collection[str], denied: Iterable[str], gone: Iterable[str]
     ) -> Response:
         names: Iterable[str] = fresh
+        served, pending = self.holdings.served, self.holdings.pending
         if self._is_whole:
-            wanted = (
-                self._served.keys() if self.subscription.wildcard else self._served.keys() & self.subscription.names
-            )
-            names = sorted(wanted | self.pending.keys())
-        resources = tuple(r for n in names if isinstance(r := self.pending.get(n) or self._served.get(n), Resource))
+            wanted = served.keys() if self.subscription.wildcard else served.keys() & self.subscription.names
+            names = sorted(wanted | pending.keys())
+        resources = tuple([r for n in names if isinstance(r := pending.get(n) or served.get(n), Resource)])
         return msgspec.structs.replace(response, resources=resources, removed=tuple(denied), unknown=frozenset(denied))
 
-    def _count(self, before: Iterable[Resource], after: Iterable[Resource]) -> None:
-        self._total = self._total.replaced(before, after)
 
-    def _count_all(self) -> None:
-        if self.subscription.wildcard and not (self.pending or self._parked):
-            self._total = self._version
-            return
-        names = self._served.keys() | self.pending.keys() if self.subscription.wildcard else self.subscription.names
-        self._total = SetVersion.of(r for n in names if isinstance(r := self._has(n), Resource))
+@functools.lru_cache(64)
+def _telling(type_url: str, kind: Kind) -> Telling:
+    is_whole = type_url in WHOLE_TYPES
+    # An Envoy that waits for the endpoints of a cluster which has just gone takes an empty assignment for an answer. Of the
+    # other types it would refuse, or take for a change, a response without the resource; gRPC's libraries take the error.
+    absence = is_whole or type_url == TypeUrl.ENDPOINT or kind is Kind.GRPC
+    return Telling(is_whole, absence, is_whole, Lacks.NEW, counts=True)
 
 
 class SotwStream(Stream[DiscoveryRequest]):

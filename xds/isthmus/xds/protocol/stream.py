@@ -8,7 +8,7 @@ of `isthmus.xds.order`; this file walks it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Generic
 
 from isthmus.xds.group import Kind
@@ -58,7 +58,7 @@ class Stream(abc.ABC, Generic[Request]):
             self._expected_until = now + BOUND
         if first and type_url in _LEADERS:
             # Not spared to a client that has them: their clusters were sent on this stream (envoyproxy/envoy#33607, #36951).
-            substream.renew(substream.subscription.names & self._take_renewed(type_url))
+            substream.holdings.renew(substream.subscription.names & self._take_renewed(type_url))
         return received
 
     def update(self, snapshot: ResourceSnapshot) -> None:
@@ -98,7 +98,15 @@ class Stream(abc.ABC, Generic[Request]):
     def told(self, type_url: TypeUrl, name: str) -> Resource | None:
         """What the client was last sent under a name, and so has, unless the response is still in flight or was refused."""
         substream = self._substreams.get(type_url)
-        return substream.has(name) if substream else None
+        return substream.holdings.sent(name) if substream else None
+
+    def missing(self, type_url: str) -> Iterable[str]:
+        """The names of a type that the client has asked for and that do not exist."""
+        substream = self._substreams.get(type_url)
+        if substream is None:
+            return ()
+        served = self._snapshot.resources.get(_SERVED[type_url], {}) if type_url in _SERVED else {}
+        return substream.subscription.names - served.keys()
 
     def _substream(self, type_url: str) -> Substream[Request]:
         substream = self._substreams.get(type_url)
@@ -140,14 +148,14 @@ class Stream(abc.ABC, Generic[Request]):
         """Owe the follower's resources of the same names as the leader's that have just been sent."""
         substream = self._substreams.get(follower)
         if substream is None:
-            if fresh and len(fresh) >= leader.available and not leader.withdrawals():
+            if fresh and len(fresh) >= len(leader.holdings.served) and not leader.holdings.withdrawals():
                 self._renewed = None
             elif self._renewed is not None:
                 self._renewed.update(fresh)
-                if len(self._renewed) > leader.available:
-                    self._renewed = {n for n in self._renewed if leader.has(n)}
+                if len(self._renewed) > len(leader.holdings.served):
+                    self._renewed = {n for n in self._renewed if leader.holdings.sent(n)}
         else:
-            substream.renew(substream.subscription.names.intersection(fresh))
+            substream.holdings.renew(substream.subscription.names.intersection(fresh))
 
     def _take_renewed(self, follower: str) -> set[str]:
         """The names to be renewed when the follower is first asked for; from then on that is done as they are sent."""
@@ -155,11 +163,11 @@ class Stream(abc.ABC, Generic[Request]):
         if renewed is not None:
             return renewed
         leader = self._substreams[_LEADERS[follower]]
-        return {n for n in self._substreams[follower].subscription.names if leader.has(n)}
+        return {n for n in self._substreams[follower].subscription.names if leader.holdings.sent(n)}
 
     def _may_leave(self, turn: Turn, substream: Substream[Request], now: float) -> set[str]:
         """The names that may be withdrawn. Each has its own time to wait: those that have waited longest take no other along."""
-        names = set(substream.withdrawals())
+        names = set(substream.holdings.withdrawals())
         for what in [w for w in self._held if w[0] is turn.type_url and w[1] not in names]:
             del self._held[what]
         return {n for n in names if self._may_go((turn.type_url, n), turn.withdrawals_after, now)}

@@ -6,8 +6,9 @@ import asyncio
 import time
 
 from envoy.config.core.v3.base_pb2 import Node
+from google.protobuf.json_format import MessageToJson
 
-from isthmus.xds.group import Kind, ProxyGroup, group_of
+from isthmus.xds.group import Kind, Outbound, ProxyGroup, group_of
 from isthmus.xds.protocol.delta import DeltaStream
 from isthmus.xds.protocol.response import Response
 from isthmus.xds.protocol.sotw import SotwStream
@@ -38,6 +39,7 @@ class Call:
         "paused",
         "peer",
         "reading",
+        "silence",
         "slowed",
         "waits",
     )
@@ -57,6 +59,8 @@ class Call:
         self.pace = Pace()
         self.reading: asyncio.TimerHandle | None = None
         """Reads on when it may send again."""
+        self.silence: asyncio.TimerHandle | None = None
+        """Ends it if nothing comes."""
         self.outbox: list[tuple[Response | None, bytes]] = []
         self.blocked = False
         """The transport still holds a message for it."""
@@ -77,6 +81,13 @@ class Call:
         if self.reading is not None:
             self.reading.cancel()
             self.reading = None
+        self.spoke()
+
+    def spoke(self) -> None:
+        """Its client has said something."""
+        if self.silence is not None:
+            self.silence.cancel()
+            self.silence = None
 
 
 class Proxy(Call):
@@ -91,6 +102,7 @@ class Proxy(Call):
         "machine",
         "node",
         "queued",
+        "remark",
         "type_url",
         "user_agent",
         "view",
@@ -106,6 +118,8 @@ class Proxy(Call):
         self.node = ""
         self.cluster = ""
         self.user_agent = ""
+        self.remark = ""
+        """What is not understood of its node."""
         self.connected_since = time.time()
         self.queued = False
         """A newer snapshot has come, and it is not its turn yet."""
@@ -140,7 +154,14 @@ class Proxy(Call):
             if node.HasField("user_agent_build_version")
             else f"{node.user_agent_name} {node.user_agent_version}".strip()
         )[:NODE_LIMIT]
-        self.group = group_of(node.user_agent_name)
+        outbound = node.metadata.fields.get("OUTBOUND")
+        said = outbound.string_value or MessageToJson(outbound, indent=None) if outbound is not None else ""
+        self.group = group_of(node.user_agent_name, said)
+        if self.group.kind is Kind.ENVOY and Outbound.of(said) is None:
+            known = ", ".join(o.name for o in Outbound if o is not Outbound.LISTENER)
+            self.remark = (
+                f"its metadata has OUTBOUND {said[:NODE_LIMIT]!r}, none of {known}: it is served as if it had none"
+            )
 
     def begin(self, view: View) -> None:
         """Serve it a view, for as long as it lasts."""

@@ -108,6 +108,10 @@ def _fill(answer: ClientStatusResponse, proxies: Sequence[Proxy], *, contents: b
                 refused = _of_parked(status, name)
                 config.generic_xds_configs.append(refused)
                 yield refused.ByteSize()
+            for name in sorted(machine.missing(status.type_url)):
+                missing = _of_missing(status, name)
+                config.generic_xds_configs.append(missing)
+                yield missing.ByteSize()
             type_url = _SERVED.get(status.type_url)
             if type_url is None or not (status.wildcard or status.subscribed):
                 continue
@@ -152,6 +156,16 @@ def _of_resource(status: TypeStatus, told: Resource, *, is_current: bool) -> Cli
         version_info=told.version,
         config_status=ConfigStatus.SYNCED if settled else ConfigStatus.STALE,
         client_status=ClientResourceStatus.REQUESTED if status.in_flight else ClientResourceStatus.ACKED,
+    )
+
+
+def _of_missing(status: TypeStatus, name: str) -> ClientConfig.GenericXdsConfig:
+    """A name that the client has asked for and that does not exist; it gets it as soon as it does."""
+    return ClientConfig.GenericXdsConfig(
+        type_url=status.type_url,
+        name=name,
+        config_status=ConfigStatus.NOT_SENT,
+        client_status=ClientResourceStatus.DOES_NOT_EXIST,
     )
 
 

@@ -70,6 +70,8 @@ class Requests:
             raise too_much("node", f"the node has {size} bytes", "node_bytes", limit)
         proxy.introduce(request.node)
         log.info("xds.connected", node=proxy.node, peer=proxy.peer, user_agent=proxy.user_agent, delta=proxy.delta)
+        if proxy.remark:
+            log.warning("xds.node_remark", node=proxy.node, peer=proxy.peer, remark=proxy.remark)
 
     def _check_names(self, proxy: Proxy, request: Request, *, of_request: bool = False) -> None:
         """Names count when they are asked for; an acknowledgement in the delta variant brings none."""

@@ -11,7 +11,7 @@ import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -76,7 +76,7 @@ class GrpcAioTransport:
             raise RuntimeError("grpc.aio serves on the running loop only")
         self._on_events = on_events
 
-    async def listen(self, address: str, tls: TLSConfig | None) -> str:
+    async def listen(self, address: str, tls: Callable[[], TLSConfig] | None) -> str:
         """Serve on `host:port` (port 0: any) or `unix:/path`; returns the real address.
 
         Raises:
@@ -88,14 +88,7 @@ class GrpcAioTransport:
         server.add_generic_rpc_handlers((_AnyMethod(self._serve),))
         try:
             port = (
-                server.add_insecure_port(address)
-                if tls is None
-                else server.add_secure_port(
-                    address,
-                    grpc.ssl_server_credentials(
-                        [(tls.key, tls.certificate)], tls.client_ca or None, require_client_auth=bool(tls.client_ca)
-                    ),
-                )
+                server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _credentials(tls))
             )
         except RuntimeError as e:
             raise OSError(f"cannot listen on {address}: {e}") from None
@@ -223,6 +216,23 @@ class _AnyMethod(grpc.GenericRpcHandler):
 
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _credentials(tls: Callable[[], TLSConfig]) -> grpc.ServerCredentials:
+    """Certificates that may change. Whether clients must have one is settled at the beginning."""
+    used = tls()
+
+    def certificates() -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(used.key, used.certificate)], used.client_ca or None)
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        before, used = used, tls()
+        return None if used is before else certificates()
+
+    # The stubs do not know that None means "as before".
+    fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", renewed)
+    return grpc.dynamic_ssl_server_credentials(certificates(), fetch, bool(used.client_ca))
 
 
 def _tls_identity(context: grpc.aio.ServicerContext[bytes, bytes]) -> str:

@@ -25,6 +25,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the node in a stream's first request; Envoy's has about 60 KB of extension names."""
     requests_per_second: Annotated[float, msgspec.Meta(ge=1)] = 100.0
     """On one stream. Not refused: beyond it the stream is read more slowly."""
+    first_request_seconds: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 30.0
+    """Within which a stream has to say something, once it is open. Clients do so at once."""
 
 
 class Pace:

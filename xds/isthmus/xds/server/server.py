@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import grpc
 import structlog
 from envoy.config.core.v3.base_pb2 import ControlPlane
 
-from isthmus.xds.group import ProxyGroup
+from isthmus.xds.group import Kind, ProxyGroup
 from isthmus.xds.resource import ResourceSnapshot, TypeUrl
 from isthmus.xds.server.accounts import Accounts
 from isthmus.xds.server.calls import Call, Proxy
@@ -70,8 +70,13 @@ class XdsServer:
         """Begin to take events; streams wait for the first views."""
         self._transport.start(asyncio.get_running_loop(), self._on_events)
 
-    async def listen(self, address: str, tls: TLSConfig | None = None) -> str:
-        """Serve on an address; returns the real one. Raises OSError when it cannot be bound."""
+    async def listen(self, address: str, tls: Callable[[], TLSConfig] | None = None) -> str:
+        """Serve on an address; returns the real one. `tls` gives the certificates, for each connection.
+
+        Raises:
+            OSError: it cannot be bound.
+
+        """
         return await self._transport.listen(address, tls)
 
     async def stop(self, grace: float) -> None:
@@ -131,7 +136,8 @@ class XdsServer:
 
     def followers(self, type_url: TypeUrl, name: str) -> list[tuple[str, bool, str]]:
         """For each proxy its node id, whether it has one resource as it is served now, and that in words."""
-        return sorted((p.node, *follower_of(p, type_url, name)) for p in self._proxies() if p.node)
+        proxies = [p for p in self._proxies() if p.group and p.group.kind is not Kind.AGENT]
+        return sorted((p.node, *follower_of(p, type_url, name)) for p in proxies)
 
     def _proxies(self) -> list[Proxy]:
         return [c for c in self._calls.values() if isinstance(c, Proxy)]
@@ -142,11 +148,13 @@ class XdsServer:
     def _let_on(self) -> None:
         """Look at what was sent by those who waited for a view, in slices, so that the loop is never held up for long."""
         until = time.monotonic() + SLICE_SECONDS
-        while self._waiting and time.monotonic() < until:
+        while self._waiting:
             proxy = self._waiting.popleft()
             if proxy.waits and not proxy.ended:
                 proxy.waits = False
                 self._read_on(proxy)
+            if time.monotonic() >= until:
+                break
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._let_on)
 
@@ -162,6 +170,7 @@ class XdsServer:
                 case EventKind.CLOSED:
                     self._closed(call, event.reason)
                 case EventKind.MESSAGE if not call.ended:
+                    call.spoke()
                     call.held.append(event.message)
                     if not call.paused:
                         self._read_on(call)
@@ -181,8 +190,16 @@ class XdsServer:
             self._note(refusal, "", event.peer)
             self._transport.close([event.id], refusal.code.value[0], str(refusal))
             return
-        self._calls[event.id] = Proxy(event, method) if isinstance(method, Discovery) else Call(event, method)
+        call = Proxy(event, method) if isinstance(method, Discovery) else Call(event, method)
+        self._calls[event.id] = call
+        patience = self._limits.first_request_seconds
+        call.silence = asyncio.get_running_loop().call_later(patience, self._end_silent, call)
         self.metrics.streams.set(len(self._calls))
+
+    def _end_silent(self, call: Call) -> None:
+        seconds = self._limits.first_request_seconds
+        text = f"no request within {seconds:g} s; xds.limits.first_request_seconds allows no more"
+        self._refuse(call, Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "silence", text))
 
     def _let_in(self, path: str) -> Discovery | Other:
         method = METHODS.get(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isthmus.xds.group import Kind
 from isthmus.xds.protocol.response import TypeStatus
 from isthmus.xds.resource import TypeUrl
 from isthmus.xds.server.calls import Proxy
@@ -10,6 +11,7 @@ from isthmus.xds.server.status import ProxyStatus, ProxyType
 
 def status_of(proxy: Proxy) -> ProxyStatus:
     """Where a stream stands."""
+    group = proxy.group
     statuses = proxy.machine.status() if proxy.machine is not None else ()
     return ProxyStatus(
         node=proxy.node,
@@ -19,7 +21,9 @@ def status_of(proxy: Proxy) -> ProxyStatus:
         user_agent=proxy.user_agent,
         connected_since=proxy.connected_since,
         types=tuple(_type(proxy, s, _SERVED[s.type_url]) for s in statuses if s.type_url in _SERVED),
-        kind=proxy.group.kind.value if proxy.group else "",
+        kind=group.kind.value if group else "",
+        outbound=group.outbound.value if group and group.kind is Kind.ENVOY else "",
+        remark=proxy.remark,
     )
 
 

@@ -32,4 +32,8 @@ class ProxyStatus(msgspec.Struct, frozen=True):
     """Seconds since the epoch."""
     types: tuple[ProxyType, ...]
     kind: str = ""
-    """`envoy` or `grpc`."""
+    """`envoy`, `grpc` or `agent`."""
+    outbound: str = ""
+    """Which listeners an Envoy has for what leaves the workload: `listener`, `addresses`, `captured`, `explicit` or `none`."""
+    remark: str = ""
+    """What the bridge does not understand of its node, and what it makes of it."""

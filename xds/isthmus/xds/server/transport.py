@@ -58,8 +58,10 @@ class Transport(Protocol):
         """Begin; events are handed over on the loop's thread, in batches."""
         ...
 
-    async def listen(self, address: str, tls: TLSConfig | None) -> str:
+    async def listen(self, address: str, tls: Callable[[], TLSConfig] | None) -> str:
         """Serve on `host:port` (port 0: any) or `unix:/path`; returns the real address.
+
+        `tls` is called for each connection, perhaps in another thread; another object than before means other certificates.
 
         Raises:
             OSError: the address cannot be bound.

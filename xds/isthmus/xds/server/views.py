@@ -44,7 +44,8 @@ class View:
     def _note(self, snapshot: ResourceSnapshot) -> None:
         if snapshot.changed_at is not None:
             self._changed_at[snapshot.generation] = snapshot.changed_at
-            self._changed_at.pop(snapshot.generation - REMEMBERED_GENERATIONS, None)
+            while len(self._changed_at) > REMEMBERED_GENERATIONS:
+                del self._changed_at[next(iter(self._changed_at))]
 
 
 class Views:

@@ -21,11 +21,14 @@ class Settlement(msgspec.Struct, frozen=True):
 
     `order` has all keys that take part; `left_out` those that share their host name, and so all of their cluster names, with
     a service before them. `lost` has, for the few that lost any, the domains and listeners that belong to others.
+    `names_lost` has, for the few that lost any, the host names that resolve to another service: one that speaks no HTTP, and
+    so claims no domain, may have them too.
     """
 
     order: tuple[ServiceKey, ...] = ()
     left_out: frozenset[ServiceKey] = frozenset()
     lost: Mapping[ServiceKey, frozenset[str]] = {}
+    names_lost: Mapping[ServiceKey, Mapping[str, ServiceKey]] = {}
     conflicts: tuple[Conflict, ...] = ()
 
 
@@ -45,7 +48,10 @@ def settle(claims: Mapping[ServiceKey, Claim], reserved_listener: str) -> Settle
             conflicts.add(Conflict(f"host name {hostname}", str(owner), str(key)))
 
     lost: dict[ServiceKey, set[str]] = {}
+    names_lost: dict[ServiceKey, dict[str, ServiceKey]] = {}
     for host, claimants in _contested(claims, order).items():
+        for key in claimants[1:]:
+            names_lost.setdefault(key, {})[host] = claimants[0]
         domains: dict[str, ServiceKey] = {}
         for key in claimants:
             for domain in domains_of(host, claims[key].http_ports):
@@ -65,6 +71,7 @@ def settle(claims: Mapping[ServiceKey, Claim], reserved_listener: str) -> Settle
         tuple(order),
         frozenset(left_out),
         {key: frozenset(names) for key, names in lost.items()},
+        names_lost,
         tuple(sorted(conflicts)),
     )
 

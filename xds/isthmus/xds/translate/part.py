@@ -12,7 +12,7 @@ from isthmus.xds import names
 from isthmus.xds.resource import Resource, TypeUrl
 from isthmus.xds.translate.clusters import to_cluster
 from isthmus.xds.translate.endpoints import Endpoint, to_assignment
-from isthmus.xds.translate.listeners import tcp_listener_name, to_tcp_listener
+from isthmus.xds.translate.listeners import listener_name, to_tcp_listener
 from isthmus.xds.translate.mesh import MeshSettings
 
 
@@ -111,7 +111,7 @@ def _frame(service: Service, virtual_ip: str | None, settings: MeshSettings, bef
                 conflicts.append(_no_virtual_ip(service.key, port.number))
             else:
                 message = to_tcp_listener(virtual_ip, port.number, cluster)
-                listener = Resource.of(TypeUrl.LISTENER, tcp_listener_name(virtual_ip, port.number), message)
+                listener = Resource.of(TypeUrl.LISTENER, listener_name(virtual_ip, port.number), message)
         fronts.append(Front(port, Resource.of(TypeUrl.CLUSTER, cluster, to_cluster(cluster, service, port)), listener))
     http_ports = tuple(front.port.number for front in fronts if front.port.protocol.is_http)
     listeners = tuple(front.listener.name for front in fronts if front.listener is not None)

@@ -24,7 +24,7 @@ from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import Pre
 from google.protobuf.any_pb2 import Any
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from isthmus.xds.translate.listeners import OUTBOUND_HTTP
+from isthmus.xds.translate.listeners import OUTBOUND_CAPTURED, OUTBOUND_HTTP, PASSTHROUGH
 
 
 def _default_retries() -> RetryPolicy:
@@ -58,14 +58,21 @@ def encode_virtual_host(host: VirtualHost) -> bytes:
 
 def encode_route_configuration(virtual_hosts: Iterable[bytes]) -> bytes:
     """Put the route configuration together from encoded virtual hosts; a clear 502 answers every other authority."""
-    return b"".join((_HEAD, *virtual_hosts, _TAIL))
+    return b"".join((_head(OUTBOUND_HTTP), *virtual_hosts, _BLOCK))
 
 
-# Every route's cluster comes over CDS before it; an Envoy that missed one shall not refuse all the others.
-_HEAD = RouteConfiguration(name=OUTBOUND_HTTP, validate_clusters=BoolValue(value=False)).SerializeToString(
-    deterministic=True
-)
-_TAIL = encode_virtual_host(
+def encode_captured_routes(virtual_hosts: Iterable[bytes]) -> bytes:
+    """Put together the one of redirected connections, in which every other authority leads to where it was going."""
+    return b"".join((_head(OUTBOUND_CAPTURED), *virtual_hosts, _PASS))
+
+
+def _head(name: str) -> bytes:
+    # Every route's cluster comes over CDS before it; an Envoy that missed one shall not refuse all the others.
+    head = RouteConfiguration(name=name, validate_clusters=BoolValue(value=False))
+    return head.SerializeToString(deterministic=True)
+
+
+_BLOCK = encode_virtual_host(
     VirtualHost(
         name="block_all",
         domains=["*"],
@@ -78,5 +85,12 @@ _TAIL = encode_virtual_host(
                 ),
             )
         ],
+    )
+)
+_PASS = encode_virtual_host(
+    VirtualHost(
+        name="allow_any",
+        domains=["*"],
+        routes=[Route(match=RouteMatch(prefix="/"), route=RouteAction(cluster=PASSTHROUGH, timeout=dt.timedelta(0)))],
     )
 )

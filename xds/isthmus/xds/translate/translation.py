@@ -19,7 +19,7 @@ from isthmus.xds import names
 from isthmus.xds.resource import Resource, TypeUrl
 from isthmus.xds.translate.apply import NOTHING, ByType, apply
 from isthmus.xds.translate.contest import Settlement, domains_of, settle
-from isthmus.xds.translate.listeners import OUTBOUND_HTTP, tcp_listener_name, to_http_listener
+from isthmus.xds.translate.listeners import OUTBOUND_HTTP, listener_name, to_http_listener
 from isthmus.xds.translate.mesh import Mesh
 from isthmus.xds.translate.part import Claim, Part, to_part
 from isthmus.xds.translate.routes import encode_route_configuration, encode_virtual_host, to_virtual_host
@@ -71,7 +71,7 @@ def translate(mesh: Mesh, previous: Translation | None = None) -> Translation:
     settings_changed = previous is None or previous.mesh.settings != mesh.settings
     settlement, hosts = before.settlement, before.hosts
     if settings_changed or any(_claim(parts, key) != _claim(before.parts, key) for key in changed_keys):
-        outbound = tcp_listener_name(mesh.settings.outbound_address, mesh.settings.outbound_port)
+        outbound = listener_name(mesh.settings.outbound_address, mesh.settings.outbound_port)
         settlement = settle({key: part.claim for key, part in parts.items()}, outbound)
         hosts = {
             key: _hosts(parts[key].claim, settlement.lost.get(key, _NO_NAMES), hosts.get(key))
@@ -155,8 +155,9 @@ def _affected(before: Settlement, after: Settlement) -> frozenset[ServiceKey]:
     """Keys whose resources the settlement lets in or keeps out anew."""
     if before is after:
         return frozenset()
-    lost = {key for key in before.lost.keys() | after.lost.keys() if before.lost.get(key) != after.lost.get(key)}
-    return (before.left_out ^ after.left_out) | lost
+    return (before.left_out ^ after.left_out).union(
+        _differing_keys(before.lost, after.lost), _differing_keys(before.names_lost, after.names_lost)
+    )
 
 
 def _granted(key: ServiceKey, parts: Mapping[ServiceKey, Part], settlement: Settlement) -> Iterable[Resource]:
