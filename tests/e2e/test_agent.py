@@ -103,6 +103,28 @@ async def test_two_machines_call_each_other_through_their_proxies(town: Town) ->
     assert {s.healthy for s in (await town.agents["two"].status()).services} == {True}
 
 
+async def test_weights_are_shares_and_a_failing_probe_ends_them(town: Town) -> None:
+    """One machine has three times the weight of the other, until its application is gone."""
+    for machine, weight in ((town.one, 1), (town.two, 3)):
+        port = {"name": "http", "port": 9080, "target": "127.0.0.1:9081"}
+        probe = {"tcpSocket": {"port": 9081}, "periodSeconds": 0.2, "failureThreshold": 1}
+        await town.join(
+            machine, "reviews", services=[{"name": "reviews", "weight": weight, "ports": [port], "probe": probe}]
+        )
+    for who in ("one", "two"):
+        await town.reaches(town.one, "reviews", who)
+
+    answers = [(await town.call(town.one, "reviews"))[1] for _ in range(200)]
+    assert 0.15 <= answers.count("one") / len(answers) <= 0.35
+
+    await town.applications["two"].stop()
+
+    async def left_alone() -> bool:
+        return {(await town.call(town.one, "reviews"))[1] for _ in range(20)} == {"one"}
+
+    await eventually(left_alone, "calls go to the other one alone")
+
+
 async def test_a_service_is_called_by_its_name_and_port(town: Town) -> None:
     """Without interception: names are answered with an address at which the caller's own proxy listens."""
     await town.join(town.two, "reviews")

@@ -23,7 +23,7 @@ from tests.wait import eventually
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("compose")]
 
 GATEWAY, BRIDGE, PROMETHEUS = 8080, 15014, 9090
-ALONE = ("--eureka.client.register-with-eureka=false", "--eureka.client.fetch-registry=false")
+ALONE = ("--server.port=8761", "--eureka.client.register-with-eureka=false", "--eureka.client.fetch-registry=false")
 """A Eureka that is all of its cluster."""
 STREAMS = 2
 """Requests that are under way at any time."""

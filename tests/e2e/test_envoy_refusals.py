@@ -86,7 +86,7 @@ async def test_routes_are_refused(
     async with constant_load(town.port, host("web")) as load:
         town.change(written=[mk_resource(TypeUrl.ROUTE, OUTBOUND_HTTP, twice)])
         await eventually(partial(_rejected, envoy, RDS=1), "the routes have been refused")
-        assert _type(town, "RDS").state == "REJECTED"
+        await eventually(lambda: _type(town, "RDS").state == "REJECTED", "the bridge has been told")
         assert "Duplicate entry of domain same.test in route outbound_http" in _type(town, "RDS").error
 
         town.change(town.http("web", two), town.tcp("db", two))

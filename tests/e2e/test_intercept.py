@@ -75,7 +75,8 @@ async def test_outbound_connections_reach_the_proxy_with_their_destination(
 
 
 async def test_what_is_excluded_goes_where_it_was_going(host: Host, peer: Machine) -> None:
-    """The proxy's own, excluded users, groups, ports and networks, and loopback; the rest of the same host is captured."""
+    """The proxy's own, excluded users, groups, ports and networks, and loopback; the rest of the same host is captured, and the
+    mesh's own addresses always."""
     peer.run("ip", "address", "add", "10.77.0.66/24", "dev", "eth0")
     await host.apply(
         istio_service_cidr="*",
@@ -98,11 +99,13 @@ async def test_what_is_excluded_goes_where_it_was_going(host: Host, peer: Machin
         (("10.77.0.66", 8080), APP, None, at[8080]),
         ((peer.address6, 8080), APP, None, at[8080]),
         (("127.0.0.1", 8080), APP, None, local),
-        (("127.64.0.1", 8080), APP, None, local),
+        (("127.32.0.1", 8080), APP, None, local),
         (("::1", 8080), APP, None, local),
         ((host.machine.address, 8080), APP, None, local),
         ((peer.address, 8080), APP, None, proxy),
         ((peer.address, 8080), 0, None, proxy),
+        (("127.64.0.1", 8080), APP, None, proxy),
+        (("127.64.0.1", 8081), APP, None, proxy),
     ):
         client = await connect(host.machine, to, uid, gid=gid)
         assert await speaks(client, (await accept(listener)).connection), (to, uid, gid)
@@ -318,3 +321,32 @@ async def test_questions_for_names_reach_the_agent(host: Host, peer: Machine, fa
     arrived = await accept(tcp)
     assert arrived.destination == there
     assert await speaks(client, arrived.connection)
+
+
+async def test_questions_are_captured_before_others_lead_them_elsewhere(host: Host, peer: Machine) -> None:
+    """As Docker does in containers; the agent's own questions still go where Docker leads them."""
+    docker = [
+        "-t",
+        "nat",
+        "-A",
+        "OUTPUT",
+        "-d",
+        "127.0.0.11",
+        "-p",
+        "tcp",
+        "--dport",
+        "53",
+        "-j",
+        "DNAT",
+        "--to-destination",
+        "127.0.0.11:5353",
+    ]
+    host.machine.run("iptables-legacy" if host.backend == "iptables-legacy" else "iptables-nft", *docker)
+    await host.apply(capture_all_dns=True)
+    agent, embedded = listen(host.machine, 15053), listen(host.machine, 5353, "127.0.0.11")
+
+    await connect(host.machine, ("127.0.0.11", 53))
+    assert (await accept(agent)).destination == ("127.0.0.11", 53)
+
+    await connect(host.machine, ("127.0.0.11", 53), PROXY)
+    await accept(embedded)

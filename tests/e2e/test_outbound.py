@@ -96,10 +96,10 @@ class Town:
         ):
             return json.loads(await answer.text())
 
-    async def outsider(self, machine: Machine, port: int) -> None:
-        """A server on a machine's real address, that no service knows."""
+    async def outsider(self, machine: Machine, port: int, address: str = "") -> None:
+        """A server on a machine's real address, or another of its own, that no service knows."""
         with machine.entered():
-            listener = socket.create_server((machine.address, port))
+            listener = socket.create_server((address or machine.address, port))
         server = await asyncio.start_server(_outsider, sock=listener)
         self.stack.callback(server.close)
 
@@ -226,6 +226,7 @@ async def test_redirected_connections_are_routed_where_they_are_the_meshs(town: 
     await town.service("reviews", http=9080)
     await town.service("db", tcp=5432)
     await town.outsider(town.away, 9080)
+    await town.outsider(town.vm, 9080, "0.0.0.0")  # a program of this host has the number of a mesh port
     town.envoy("CAPTURED", version, _redirected_to)
     await town.followed("reviews", "db")
     iptables = peer_binary("debian", "iptables").parent / "iptables-nft"
@@ -240,7 +241,7 @@ async def test_redirected_connections_are_routed_where_they_are_the_meshs(town: 
     assert await town.get_redirected(away, 9080, "elsewhere:9080") == (200, "outsider GET / HTTP/1.1")
     assert await town.talk_redirected(away, 9080, b"hello\n") == b"outsider hello\n"
     assert await town.talk_redirected(away, 9080, b"") == b"outsider first\n", "the server speaks first"
-    assert await town.get(SHARED, 9080, "reviews:9080") == (200, "reviews http")
+    assert await town.get_redirected(SHARED, 9080, "reviews:9080") == (200, "reviews http")
     assert await town.get_redirected(await town.virtual_ip("db"), 5432, "anything") == (200, "db tcp")
 
 
@@ -297,7 +298,10 @@ def _redirected_to(bootstrap: Bootstrap) -> None:
 
 
 def _redirected_both_ways(bootstrap: Bootstrap) -> None:
-    """Beside that, what calls that come in are redirected to. It hands nothing on to listeners: those of what leaves have the port."""
+    """Beside that, what calls that come in are redirected to.
+
+    It hands nothing on to other listeners: at the port that was called they are those of what leaves.
+    """
     _redirected_to(bootstrap)
     proxy = {"@type": _TCP_PROXY, "stat_prefix": "inbound", "cluster": "PassthroughCluster"}
     chain = {"filters": [{"name": "tcp", "typed_config": proxy}]}

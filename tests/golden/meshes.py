@@ -12,6 +12,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.data.dns.v3.dns_table_pb2 import DnsTable
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
@@ -26,14 +27,17 @@ from isthmus.registry.model import (
     Service,
     ServiceKey,
 )
+from isthmus.xds.group import Kind, Outbound, ProxyGroup
 from isthmus.xds.resource import Resource, TypeUrl
-from isthmus.xds.translate import Mesh, MeshSettings, Translation
+from isthmus.xds.translate import Mesh, MeshSettings, Translation, translate
 from isthmus.xds.translate.grpc_view import GrpcView
+from isthmus.xds.translate.views import Views
 
 M = TypeVar("M", bound=Message)
 
 CASES = Path(__file__).parent / "cases"
 GRPC_CASES = Path(__file__).parent / "grpc"
+OUTBOUND_CASES = Path(__file__).parent / "outbound"
 MESH_FILE = "mesh.yaml"
 CONFLICTS_FILE = "conflicts.yaml"
 FILES = {
@@ -47,6 +51,7 @@ MESSAGES: dict[TypeUrl, type[Message]] = {
     TypeUrl.ENDPOINT: ClusterLoadAssignment,
     TypeUrl.LISTENER: Listener,
     TypeUrl.ROUTE: RouteConfiguration,
+    TypeUrl.DNS_TABLE: DnsTable,
 }
 
 
@@ -124,6 +129,28 @@ def to_files(translation: Translation | GrpcView) -> dict[str, str]:
     if translation.conflicts:
         files[CONFLICTS_FILE] = _to_yaml(msgspec.to_builtins(translation.conflicts))
     return files
+
+
+def to_outbound_files(mesh: Mesh) -> dict[str, str]:
+    """What groups of proxies have beside or in place of what all have, and the names that resolve to it."""
+    views = Views(translate(mesh))
+    plain = views.envoy.of_type(TypeUrl.LISTENER)
+    files: dict[str, str] = {}
+    for file, group, type_url in _OF_GROUPS:
+        found = views.make(group).of_type(type_url)
+        shown = [r for name, r in sorted(found.items()) if type_url is not TypeUrl.LISTENER or name not in plain]
+        files[file] = _to_yaml([_fields(decode(r, MESSAGES[type_url])) for r in shown])
+    if views.conflicts:
+        files[CONFLICTS_FILE] = _to_yaml(msgspec.to_builtins(views.conflicts))
+    return files
+
+
+_OF_GROUPS = (
+    ("addresses.yaml", ProxyGroup(Kind.ENVOY, Outbound.ADDRESSES), TypeUrl.LISTENER),
+    ("captured.yaml", ProxyGroup(Kind.ENVOY, Outbound.CAPTURED), TypeUrl.LISTENER),
+    ("routes.yaml", ProxyGroup(Kind.ENVOY, Outbound.CAPTURED), TypeUrl.ROUTE),
+    ("names.yaml", ProxyGroup(Kind.AGENT), TypeUrl.DNS_TABLE),
+)
 
 
 def _fields(message: Message) -> object:

@@ -8,10 +8,11 @@ import pytest
 
 from isthmus.xds.translate import translate
 from isthmus.xds.translate.grpc_view import to_grpc_view
-from tests.golden.meshes import CASES, GRPC_CASES, MESH_FILE, load, to_files
+from tests.golden.meshes import CASES, GRPC_CASES, MESH_FILE, OUTBOUND_CASES, load, to_files, to_outbound_files
 
 NAMES = sorted(path.name for path in CASES.iterdir())
 GRPC_NAMES = sorted(path.name for path in GRPC_CASES.iterdir())
+OUTBOUND_NAMES = sorted(path.name for path in OUTBOUND_CASES.iterdir())
 
 
 @pytest.mark.parametrize("case", NAMES)
@@ -23,6 +24,11 @@ def test_a_mesh_becomes_what_was_reviewed(case: str, update_golden: bool) -> Non
 @pytest.mark.parametrize("case", GRPC_NAMES)
 def test_grpc_is_told_what_was_reviewed(case: str, update_golden: bool) -> None:
     check(GRPC_CASES / case, to_files(to_grpc_view(translate(load(case, GRPC_CASES)))), update_golden)
+
+
+@pytest.mark.parametrize("case", OUTBOUND_NAMES)
+def test_each_group_is_told_what_was_reviewed(case: str, update_golden: bool) -> None:
+    check(OUTBOUND_CASES / case, to_outbound_files(load(case, OUTBOUND_CASES)), update_golden)
 
 
 def check(folder: Path, made: dict[str, str], update_golden: bool) -> None:

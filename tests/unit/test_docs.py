@@ -225,6 +225,7 @@ def test_log_events_exist() -> None:
         "mesh.virtual_ips",
         "xds.limits",
         "xds.load_interval",
+        "xds.tls",
     }
 
     assert alarming

@@ -24,6 +24,8 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     service: str
     healthy: bool | None
     why: str
+    unregistered: str = ""
+    """Why the registry does not have it; empty when it has, or somebody else registers it."""
 
 
 class AgentStatus(msgspec.Struct, frozen=True):

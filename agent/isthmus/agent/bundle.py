@@ -21,19 +21,19 @@ _PLACE = "/etc/isthmus"
 _README = """\
 # {node} joins the mesh
 
-{services} as root on {node}, in this folder, with the packages beside it:
+It runs {services}. As root on {node}, in this folder, with the packages in it:
 
 ```bash
 {install}
 ```
 
-{after}It is in the mesh when this ends:
+It is in the mesh when this ends:
 
 ```bash
 isthmus agent wait --timeout 60s
 ```
 
-To leave: `apt-get purge isthmus isthmus-envoy`.
+{after}To leave: `apt-get purge -y isthmus isthmus-envoy`.
 """
 _DNS = """\
 Programs call others by name once they ask the agent's DNS; the second line undoes it:
@@ -77,7 +77,7 @@ def to_bundle(settings: Mapping[str, Any], further: Mapping[str, bytes]) -> dict
 
     The manifest says what was written, so that a bundle can be told from somebody's own files.
     """
-    dumped = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=120)
+    dumped = yaml.safe_dump(_without_null(dict(settings)), sort_keys=False, allow_unicode=True, width=120)
     files = {
         CONFIG: f"{_FIRST}\n{dumped}{_LAST}\n".encode(),
         **further,
@@ -107,6 +107,12 @@ class _Manifest(msgspec.Struct, frozen=True):
     files: dict[str, str]
 
 
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
+    return [_without_null(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _to_readme(settings: Mapping[str, Any], further: Sequence[str]) -> str:
     names = ", ".join(service["name"] for service in settings["services"])
     after = _DNS if settings.get("dns") is not None else ""
@@ -119,7 +125,7 @@ def _to_readme(settings: Mapping[str, Any], further: Sequence[str]) -> str:
     )
     return _README.format(
         node=settings.get("node") or "this machine",
-        services=f"It runs {names}. Three commands,",
+        services=names,
         install="\n".join(install),
         after=after,
     )

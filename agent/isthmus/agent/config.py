@@ -169,7 +169,8 @@ class AgentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     registration: Registration = NoRegistration()
     """Where the services are registered; by default somebody else does it."""
     dns: DnsConfig | None = None
-    """What answers the names of the mesh on this machine; by default nothing."""
+    """What answers the names of the mesh on this machine; None: nothing does. A file that says nothing of it gets one by default
+    where names lead to the proxy (`isthmus.agent.load`)."""
     intercept: Intercept | None = None
     """What is captured, with an `interceptionMode`."""
 

@@ -13,6 +13,7 @@ import msgspec
 from isthmus.agent.bundle import CutShortError, require_whole
 from isthmus.agent.check import check
 from isthmus.agent.config import LONGEST_PATH, AgentConfig, TlsConfig
+from isthmus.agent.dns.config import DnsConfig
 from isthmus.agent.duration import decode
 from isthmus.agent.workload import to_settings
 from isthmus.registry.explain import dotted
@@ -57,8 +58,15 @@ def parse(text: bytes, path: Path, environment: Mapping[str, str], hostname: str
         service_cluster=config.service_cluster or (config.services[0].name if config.services else "isthmus"),
         config_path=str(place),
         discovery_tls=config.discovery_tls and _anchored(config.discovery_tls, folder),
+        dns=_dns(config),
         binary_path=str(folder / config.binary_path) if "/" in config.binary_path else config.binary_path,
     )
+
+
+def _dns(config: AgentConfig) -> DnsConfig | None:
+    """What is written; where nothing is, one by default if calls leave by the mesh's addresses, to which only names lead."""
+    section = config.dns or DnsConfig(enabled=config.outbound_mode in ("ADDRESSES", "CAPTURED"))
+    return section if section.enabled else None
 
 
 def _anchored(tls: TlsConfig, folder: Path) -> TlsConfig:

@@ -11,7 +11,7 @@ from isthmus.agent.config import AgentConfig, TlsConfig
 from isthmus.agent.dns.config import DnsConfig
 from isthmus.agent.dns.names import Names, to_node
 from isthmus.agent.dns.resolv import read_resolv_conf
-from isthmus.agent.dns.server import DnsServer
+from isthmus.agent.dns.server import DnsServer, ListenError
 
 
 class NamesOfMesh:
@@ -37,7 +37,10 @@ class NamesOfMesh:
 
         """
         self._restored = self._names.restore()
-        await self._server.start()
+        try:
+            await self._server.start()
+        except ListenError as e:
+            raise ListenError(f"{e} (dns.listen); dns: {{enabled: false}} does without") from None
 
     async def stop(self) -> None:
         """Answer no more."""

@@ -164,7 +164,9 @@ class Services:
         healthy, why = member.healthy, member.why
         if healthy and self._down != "":
             healthy, why = (None, "Envoy has not been asked yet") if self._down is None else (False, self._down)
-        return ServiceStatus(member.registered.id, member.registered.service, healthy, why)
+        standing = next(iter(member.registrar.standings()), None)
+        unregistered = "" if standing is None or standing.registered else standing.error or "it has not answered yet"
+        return ServiceStatus(member.registered.id, member.registered.service, healthy, why, unregistered)
 
     def _tell(self, member: _Member) -> None:
         status = self._status(member)

@@ -1,4 +1,4 @@
-"""Conditions on which something may start: `ready,upstream:reviews>=1,dns`. Pure."""
+"""Conditions on which something may start: `ready,registered,upstream:reviews>=1,dns`. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 from isthmus.agent.answers import AgentStatus
 from isthmus.xds.names import ClusterName
 
-ACCEPTED = "ready, dns, upstream:NAME or upstream:NAME>=COUNT"
+ACCEPTED = "ready, registered, dns, upstream:NAME or upstream:NAME>=COUNT"
 
 _UPSTREAM = re.compile(r"upstream:([a-z0-9_.*-]{1,253})(?:>=(\d{1,6}))?", re.ASCII | re.IGNORECASE)
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """`kind` is ready, dns or upstream; the latter with a service's name and how many healthy instances of it there are to be."""
+    """`kind` is ready, registered, dns or upstream; that with a service's name and how many healthy instances it is to have."""
 
     kind: str
     name: str = ""
@@ -33,7 +33,7 @@ def parse_conditions(text: str) -> tuple[Condition, ...]:
     found = []
     for word in (w.strip() for w in text.split(",")):
         upstream = _UPSTREAM.fullmatch(word)
-        if word in ("ready", "dns"):
+        if word in ("ready", "registered", "dns"):
             found.append(Condition(word))
         elif upstream:
             found.append(Condition("upstream", upstream[1].lower().removesuffix("."), int(upstream[2] or 1)))
@@ -48,7 +48,9 @@ def unmet(conditions: Iterable[Condition], status: AgentStatus) -> Iterator[str]
         if condition.kind == "ready" and not status.ready:
             yield f"ready ({'; '.join(status.missing)})"
         elif condition.kind == "dns" and not status.dns:
-            yield "dns (the agent has no DNS server: add dns to its configuration)" if status.dns is None else "dns"
+            yield "dns (the agent has no DNS server: write `dns: {}` in its configuration)" if status.dns is None else "dns"
+        elif condition.kind == "registered":
+            yield from (f"registered ({s.id}: {s.unregistered})" for s in status.services if s.unregistered)
         elif condition.kind == "upstream":
             healthy = _healthy(condition.name, status)
             if healthy < condition.count:

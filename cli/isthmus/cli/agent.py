@@ -83,8 +83,9 @@ def wait(
         isthmus agent wait --for "ready,upstream:reviews>=1,dns" --timeout 60s
 
     Args:
-        for_: Conditions with commas between: ready; dns, once the mesh's names are answered; upstream:NAME>=COUNT, or just
-            upstream:NAME, for as many healthy instances of a service, by its host name or the front of it.
+        for_: Conditions with commas between: ready; registered, once the registry has all services; dns, once the mesh's names
+            are answered; upstream:NAME>=COUNT, or just upstream:NAME, for as many healthy instances of a service, by its host
+            name or the front of it.
         timeout: How long, such as 90s or 2m.
         agent: The agent's status port.
 

@@ -94,7 +94,7 @@ def _read(config: Path | None, listen: tuple[str, ...]) -> tuple[AgentConfig, Dn
     except ConfigError as e:
         raise CommandError(str(e)) from None
     if config is not None and whole.dns is None and not listen:
-        raise CommandError(f"{config} has no section dns, so the agent answers no names: add `dns: {{}}` to it")
+        raise CommandError(f"by {config} the agent answers no names: write `dns: {{}}` in it")
     section = whole.dns or DnsConfig()
     if listen:
         section = msgspec.structs.replace(section, listen=listen)

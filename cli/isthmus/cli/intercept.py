@@ -69,6 +69,7 @@ def intercept(
     outbound_owner_users_exclude: Text = None,
     outbound_owner_groups: Text = None,
     outbound_owner_groups_exclude: Text = None,
+    virtual_ips: Text = None,
     redirect_dns: bool | None = None,
     capture_all_dns: bool | None = None,
     dns_capture_port: int | None = None,
@@ -119,6 +120,7 @@ def intercept(
         outbound_owner_users_exclude: Users whose connections to leave alone.
         outbound_owner_groups: Groups whose connections to capture.
         outbound_owner_groups_exclude: Groups whose connections to leave alone.
+        virtual_ips: The mesh's own addresses, captured with outbound connections; 127.64.0.0/10 by default.
         redirect_dns: Capture questions for names to the servers in /etc/resolv.conf.
         capture_all_dns: Capture questions for names to any server.
         dns_capture_port: The port of the agent's DNS; 15053 by default.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isthmus.agent.answers import AgentStatus, EnvoyStatus
+from isthmus.agent.answers import AgentStatus, EnvoyStatus, ServiceStatus
 from isthmus.agent.wait import parse_conditions, unmet
 
 
@@ -52,6 +52,16 @@ def test_what_is_missing_is_said_with_its_reason() -> None:
     assert list(unmet(parse_conditions("ready,dns"), status)) == ["ready (Envoy is INITIALIZING)", "dns"]
 
 
+def test_what_is_not_registered_is_named() -> None:
+    """With what the registry said; a service that is registered, by the agent or by somebody else, is none to wait for."""
+    reviews = ServiceStatus("reviews-vm-1", "reviews", True, "", "Consul says 403: Permission denied")
+    ratings = ServiceStatus("ratings-vm-1", "ratings", False, "the probe fails")
+
+    missing = list(unmet(parse_conditions("registered"), mk_status(services=(reviews, ratings))))
+
+    assert missing == ["registered (reviews-vm-1: Consul says 403: Permission denied)"]
+
+
 def test_waiting_for_a_dns_that_is_not_configured_says_so() -> None:
     (missing,) = unmet(parse_conditions("dns"), mk_status(dns=None))
 
@@ -60,5 +70,5 @@ def test_waiting_for_a_dns_that_is_not_configured_says_so() -> None:
 
 @pytest.mark.parametrize("text", ["", "ready,", "upstream:", "upstream:a>1", "upstream:a>=x", "redy"])
 def test_a_condition_that_is_not_known_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected ready, dns, upstream:NAME or upstream:NAME>=COUNT"):
+    with pytest.raises(ValueError, match="expected ready, registered, dns, upstream:NAME or upstream:NAME>=COUNT"):
         parse_conditions(text)

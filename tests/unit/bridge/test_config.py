@@ -11,13 +11,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.bridge.config import MAX_BYTES, Config, ConfigError, ConsulRegistry, FileRegistry, load, parse
+from isthmus.bridge.config import Config, ConsulRegistry, FileRegistry, TLSListenConfig, load, parse
+from isthmus.registry.kv.config import ConsulStoreConfig
+from isthmus.registry.settings import MAX_BYTES, ConfigError
 
 PATH = Path("/etc/isthmus/isthmus.yaml")
 FIELDS = ", ".join(sorted(Config.__struct_fields__))
 REGISTRIES = "registries: [{name: local, type: file, path: services}]\n"
 
-KINDS = "consul, etcd, eureka, file or nomad"
+KINDS = "consul, etcd, eureka, file, nomad or workloads"
 
 
 def config(text: str, **environment: str) -> Config:
@@ -51,6 +53,27 @@ def test_paths_are_relative_to_the_file() -> None:
     assert several.path == ("/etc/isthmus/teams/*/*.yaml", "/srv/more.yaml")
     assert (consul.ca_file, consul.cert_file) == ("/etc/isthmus/ca.pem", "")
     assert config(text).state_dir == "/etc/isthmus/state"
+
+
+def test_certificates_of_the_xds_server_are_relative_to_the_file_too() -> None:
+    tls = config(f"{REGISTRIES}xds: {{tls: {{cert_file: tls/a.pem, key_file: /run/a.key}}}}").xds.tls
+
+    assert tls == TLSListenConfig("/etc/isthmus/tls/a.pem", "/run/a.key")
+
+
+def test_files_of_the_store_are_relative_to_the_file_and_its_secrets_are_not_shown() -> None:
+    text = """
+    registries: [{name: agents, type: workloads}]
+    store: {type: consul, address: "https://c:8501", ca_file: ca.pem, token: "${env:T}", prefix: mesh/a}
+    http: {address: "127.0.0.1:15014", token: "${env:T}"}
+    """
+
+    found = config(text, T="s3cr3t")
+
+    assert isinstance(found.store, ConsulStoreConfig)
+    assert (found.store.ca_file, found.store.token) == ("/etc/isthmus/ca.pem", "s3cr3t")
+    assert found.http.token == "s3cr3t"  # noqa: S105
+    assert "s3cr3t" not in repr(found)
 
 
 def test_a_relative_path_of_the_file_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +140,7 @@ class TestReferences:
         ("registries: []", "1: registries: expected a list with at least one entry, got an empty one"),
         ("registries: {a: 1}", "1: registries: expected a list with at least one entry, got a mapping"),
         ("registries: [3]", f"1: registries[0]: expected a mapping with type ({KINDS}), got a whole number"),
-        ("registries:\n- {name: a}", "2: registries[0]: type is missing; expected consul, etcd, eureka, file or nomad"),
+        ("registries:\n- {name: a}", f"2: registries[0]: type is missing; expected {KINDS}"),
         ("registries:\n- {name: a, type: zookeeper}", f"2: registries[0].type: expected {KINDS}, got 'zookeeper'"),
         ("registries: [{name: a, type: 3}]", f"1: registries[0].type: expected {KINDS}, got a whole number"),
         ("registries:\n- type: file\n  path: x", "2: registries[0]: name is missing"),
@@ -153,7 +176,7 @@ class TestReferences:
             "3: registries[1].name: 'a' is the name of another registry"),
         ("registries: [{name: a, type: file, path: ''}]",
             "1: registries[0].path: expected a file, a directory or a pattern, got nothing"),
-        (f"{REGISTRIES}xds: 3", "2: xds: expected a mapping with address, limits, load_interval, got a whole number"),
+        (f"{REGISTRIES}xds: 3", "2: xds: expected a mapping with address, limits, load_interval, tls, got a whole number"),
         (f"{REGISTRIES}mesh:\n  domain: Mesh!", "3: mesh.domain: 'Mesh!': expected a lower-case domain such as mesh.example.com"),
         (f"{REGISTRIES}mesh: {{outbound_port: 70000}}",
             "2: mesh.outbound_port: expected a whole number from 1 to 65535, got 70000"),
@@ -169,6 +192,9 @@ class TestReferences:
         (f"{REGISTRIES}xds: {{limits: {{requests_per_second: 0}}}}",
             "2: xds.limits.requests_per_second: expected a number of at least 1, got 0"),
         (f"{REGISTRIES}xds: {{load_interval: 0.5}}", "2: xds.load_interval: expected a number from 1 to 3600, got 0.5"),
+        (f"{REGISTRIES}xds: {{tls: {{cert_file: a.pem}}}}", "2: xds.tls: key_file is missing"),
+        (f"{REGISTRIES}xds: {{tls: {{cert_file: a.pem, key_file: a.key, address: '127.0.0.1:15014'}}}}",
+            "2: xds.tls.address: '127.0.0.1:15014' is the address of http as well; give it another port"),
         (f"{REGISTRIES}xds: {{address: 15010}}", "2: xds.address: expected text, got a whole number (quote it)"),
         (f"{REGISTRIES}xds: {{address: '15010'}}",
             "2: xds.address: '15010': expected host:port, such as 127.0.0.1:15010 or [::]:15010"),
@@ -202,6 +228,16 @@ class TestReferences:
             "2: merge.weights: expected a mapping in which each entry is a whole number, got a mapping"),
         (f"{REGISTRIES}drain: {{grace: .inf}}", "2: drain.grace: expected seconds from 0 to 604800, got inf"),
         (f"{REGISTRIES}state_dir: ''", "2: state_dir: expected a directory, got nothing"),
+        (f"{REGISTRIES}store: {{type: redis}}", "2: store.type: expected consul, directory or etcd, got 'redis'"),
+        (f"{REGISTRIES}store: {{type: directory, path: x}}", "2: store.path: unknown field"),
+        (f"{REGISTRIES}store: {{type: consul, address: consul}}",
+            "2: store.address: 'consul': expected http://host:port or https://host:port"),
+        (f"{REGISTRIES}store: {{type: consul, prefix: /}}", "2: store.prefix: '/': expected a folder such as isthmus/"),
+        (f"{REGISTRIES}store: {{type: etcd, endpoints: ['http://a:1', 'https://b:1']}}",
+            "2: store.endpoints: all http:// or all https://"),
+        (f"{REGISTRIES}store: {{type: etcd, user: isthmus}}", "2: store: user and password: both or none"),
+        ("registries:\n- {name: a, type: workloads}\n- {name: b, type: workloads}",
+            "3: registries[1].type: there is a registry of type workloads already; one has them all"),
         (f"{REGISTRIES}{REGISTRIES}", "2: the key 'registries' stands twice, first on line 1"),
         ("registries: [", "1: not YAML"),
     ],

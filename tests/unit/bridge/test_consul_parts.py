@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.bridge.config import Config, ConfigError, ConsulRegistry, parse
+from isthmus.bridge.config import Config, ConsulRegistry, parse
+from isthmus.registry.settings import ConfigError
 
 
 def config(text: str) -> Config:

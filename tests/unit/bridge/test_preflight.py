@@ -9,8 +9,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from isthmus.bridge.config import Config, ConsulRegistry, FileRegistry
+from isthmus.bridge.config import (
+    Config,
+    ConsulRegistry,
+    FileRegistry,
+    ListenConfig,
+    TLSListenConfig,
+    WorkloadsRegistry,
+    XdsConfig,
+)
 from isthmus.bridge.preflight import PreflightError, preflight
+from isthmus.registry.kv.config import ConsulStoreConfig
 
 
 def mk_config(tmp_path: Path, **tls: str) -> Config:
@@ -53,6 +62,44 @@ def test_all_is_well(tmp_path: Path) -> None:
 
     assert preflight(mk_config(tmp_path, ca_file="cert.pem", cert_file="cert.pem", key_file="key.pem")) == []
     assert not (tmp_path / "state").exists()
+
+
+def test_the_certificates_of_the_store(tmp_path: Path) -> None:
+    store = ConsulStoreConfig(address="https://consul:8501", ca_file=str(tmp_path / "absent.pem"))
+
+    said = refusal(Config(registries=(WorkloadsRegistry(name="agents"),), state_dir=str(tmp_path), store=store))
+
+    assert said == f"store: ca_file {tmp_path}/absent.pem: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("http", "remarks"),
+    [
+        (ListenConfig("127.0.0.1:15014"), 0),
+        (ListenConfig("localhost:15014"), 0),
+        (ListenConfig("[::1]:15014"), 0),
+        (ListenConfig("0.0.0.0:15014", "token"), 0),
+        (ListenConfig("0.0.0.0:15014"), 1),
+        (ListenConfig("bridge.example:15014"), 1),
+    ],
+)
+def test_who_may_register_workloads_is_remarked_where_it_is_everybody(
+    tmp_path: Path, http: ListenConfig, remarks: int
+) -> None:
+    config = Config(registries=(WorkloadsRegistry(name="agents"),), http=http, state_dir=str(tmp_path / "state"))
+
+    assert len(preflight(config)) == remarks
+    assert all("there is no http.token" in remark for remark in preflight(config))
+
+
+def test_the_certificates_of_the_xds_server(tmp_path: Path) -> None:
+    write_certificate(tmp_path)
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    config = mk_config(tmp_path)
+
+    assert preflight(msgspec.structs.replace(config, xds=XdsConfig(tls=TLSListenConfig(cert, key)))) == []
+    said = refusal(msgspec.structs.replace(config, xds=XdsConfig(tls=TLSListenConfig(cert, cert))))
+    assert said == f"xds.tls: {cert}, {cert}: expected a certificate and its key, without a password, in PEM form"
 
 
 @pytest.mark.parametrize("field", ["ca_file", "cert_file", "key_file"])

@@ -61,7 +61,8 @@ class TestWrongWords:
             (["bootstrap", "--grpc", "--sotw"], "--sotw is for an Envoy's bootstrap"),
             (["bootstrap", "--grpc", "-o", "yaml"], "--output yaml is for an Envoy's bootstrap"),
             (["bootstrap", "--grpc", "--admin", "[::1]:9901"], "--admin is for an Envoy's bootstrap"),
-            (["bootstrap", "--ca", "ca.pem"], "--ca is for a gRPC program's bootstrap"),
+            (["bootstrap", "--cert", "a.pem", "--key", "a.key"], "add --ca"),
+            (["bootstrap", "--ca", "ca.pem", "--cert", "a.pem"], "--cert and --key go together"),
             (["services", "--bridge", "http://127.0.0.1:15014"], "expected HOST:PORT"),
             (["completion"], "SHELL"),
             (["holds", "release"], "NAME"),
@@ -107,6 +108,7 @@ class TestBootstrap:
         assert document["dynamic_resources"]["ads_config"]["api_type"] == "GRPC"
 
     def test_a_grpc_program_gets_its_own(self, run: Run) -> None:
+        """Rule 50."""
         words = ("--grpc", "--xds", "[::1]:1234", "--node", "web-1", "--zone", "eu-1", "-o", "json")
 
         document = json.loads(run("bootstrap", *words).out)
@@ -155,6 +157,7 @@ QUESTIONS = [
     ["services"],
     ["proxy-status"],
     ["registries"],
+    ["workloads"],
     ["holds"],
     ["holds", "release", "reviews"],
     ["parity", "consul", "eureka"],

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from isthmus.bridge.answers import Held, RegistryState, Released, Stage, Verdict, Walk
+from isthmus.bridge.answers import Held, RegistryState, Released, Stage, Verdict, Walk, WorkloadState
 from isthmus.cli.output import duration
 from isthmus.registry.doubt import Finding
 from isthmus.registry.parity import Difference, Parity
@@ -229,6 +229,58 @@ class TestExplain:
         done = run("explain", "endpoint", "a", "b:1", "-o", "json", "--bridge", pretender.says(walk))
 
         assert (done.status, json.loads(done.out)) == (0, walk)
+
+
+class TestWorkloads:
+    STATE = WorkloadState(
+        id="reviews-vm-1",
+        service="reviews.default",
+        address="10.0.0.5",
+        ports={"http": 9080, "admin": 9090},
+        health="healthy",
+        weight=1,
+        labels={},
+        epoch=7,
+        ttl=30,
+        bridge="host-15014",
+        heard_s_ago=4.2,
+        held=False,
+    )
+
+    def test_each_is_listed_with_its_last_sign_of_life(self, run: Run, pretender: Pretender) -> None:
+        done = run("workloads", "--bridge", pretender.says([said(self.STATE)]))
+
+        assert done.status == 0
+        assert [list(row.values()) for row in table(done.out)] == [
+            [
+                "reviews-vm-1",
+                "reviews.default",
+                "10.0.0.5",
+                "admin=9090,http=9080",
+                "healthy",
+                "4 s",
+                "30 s",
+                "7",
+                "host-15014",
+            ]
+        ]
+        assert pretender.asked == "GET /v1/workloads"
+
+    def test_one_that_is_held_shows_and_is_the_status(self, run: Run, pretender: Pretender) -> None:
+        held = msgspec.structs.replace(self.STATE, held=True, heard_s_ago=400.0)
+        pretender.says([said(self.STATE), said(held)])
+
+        done = run("workloads", "--bridge", pretender.address)
+        assert done.status == 3
+        assert [row["HEALTH"] for row in table(done.out)] == ["healthy", "HELD"]
+        done = run("workloads", "-o", "json", "--bridge", pretender.address)
+        assert (done.status, json.loads(done.out)) == (3, [said(self.STATE), said(held)])
+
+    def test_nobody_is_said(self, run: Run, pretender: Pretender) -> None:
+        done = run("workloads", "--bridge", pretender.says([]))
+
+        assert (done.status, done.out) == (0, "")
+        assert "no workload has registered" in done.err
 
 
 def test_parity_is_a_document_too(run: Run, pretender: Pretender) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from isthmus.bridge.config import ConfigError, parse
+from isthmus.bridge.config import parse
 from isthmus.registry.consul import answers as consul_answers
 from isthmus.registry.consul import known as consul_known
 from isthmus.registry.consul import parse as consul_parse
@@ -24,6 +24,7 @@ from isthmus.registry.nomad import answers as nomad_answers
 from isthmus.registry.nomad import known as nomad_known
 from isthmus.registry.nomad import parse as nomad_parse
 from isthmus.registry.nomad.memory import Memory
+from isthmus.registry.settings import ConfigError
 
 WEB = ServiceKey("default", "web")
 TRAEFIK = "traefik.http.services.web.loadbalancer.server."
@@ -358,3 +359,24 @@ def test_all_conventions_of_consul_can_be_configured() -> None:
     config = parse(text.encode(), Path("isthmus.yaml"), {})
 
     assert len(getattr(config.registries[0], "conventions", ())) == len(get_args(Convention))
+
+
+# All of them.
+
+
+def by(snapshot: Snapshot) -> list[str | None]:
+    """What each instance's provenance says of the conventions that were applied to it."""
+    return [i.provenance.get("conventions") for i in web(snapshot).instances]
+
+
+def test_an_instance_says_by_which_conventions_anything_was_read_of_it() -> None:
+    """Not which are configured; and one that says what another has said before it adds nothing."""
+    tags = [TRAEFIK + "scheme=h2c", "weight:30", "v=1"]
+    both: tuple[Convention, ...] = ("k=v", "envoy-control", "traefik", "fabio")
+    pair = ("web/1", {"ip": "10.0.0.1", "port": 8080, "tags": tags})
+
+    assert by(consul({"Tags": tags}, {"Tags": ["v=1"]}, conventions=both)) == ["envoy-control, traefik", None]
+    assert by(consul({"Tags": tags})) == [None]
+    assert by(nomad(tags, ["weight:30"], conventions=both)) == ["envoy-control, traefik", "envoy-control"]
+    assert by(eureka({"gRPC_port": "9090"}, {"secure": "false"}, conventions=("spring",))) == ["spring", None]
+    assert by(etcd(pair, layout="template", template=TEMPLATE, conventions=both)) == ["envoy-control, traefik"]

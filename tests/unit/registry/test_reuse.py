@@ -7,7 +7,7 @@ from isthmus.registry.drain import DrainRules, drain
 from isthmus.registry.guard import GuardRules, guard
 from isthmus.registry.merge import MergeRules, merge
 from isthmus.registry.model import Instance, Service
-from isthmus.registry.reuse import reuse, reuse_services
+from isthmus.registry.reuse import REMEMBERED, once, once_mapping, reuse, reuse_services
 from tests.world import mk_instance, mk_key, mk_service, mk_snapshot
 
 MANY = [mk_instance(n) for n in range(1, 40)]
@@ -70,3 +70,17 @@ def test_one_changed_instance_is_the_only_new_object_in_the_catalog(rules: Merge
 
     before, after = catalogs
     assert altered(after, before) == {"i39"}
+
+
+def test_what_is_equal_is_kept_once() -> None:
+    """Of different values those are known again that were met last, so that what nobody has any more is forgotten."""
+    labels = once_mapping({"version": "v1"})
+    assert once_mapping({"version": "v1"}) is labels
+    assert once_mapping({"version": "v2"}) == {"version": "v2"}
+    assert once(("a", str(1))) is once(("a", str(1)))
+
+    for n in range(REMEMBERED):
+        once_mapping({"version": f"other {n}"})
+    again = once_mapping({"version": "v1"})
+    assert again == labels
+    assert again is not labels

@@ -37,6 +37,7 @@ CONTROL_PLANE = base_pb2.ControlPlane(identifier="isthmus")
 
 @given(responses)
 def test_state_of_the_world(response: Response) -> None:
+    """Rule 33."""
     parsed = discovery_pb2.DiscoveryResponse.FromString(
         to_discovery_response(response, CONTROL_PLANE.SerializeToString())
     )
@@ -56,7 +57,7 @@ def test_state_of_the_world(response: Response) -> None:
 
 
 def test_endpoints_that_do_not_exist_are_an_empty_assignment() -> None:
-    """Silence would keep an Envoy waiting for 15 s, and it knows no errors."""
+    """Silence would keep an Envoy waiting for 15 s, and it knows no errors. Rule 39."""
     response = Response(TypeUrl.ENDPOINT, "v", "n", (), ("gone",))
     parsed = discovery_pb2.DiscoveryResponse.FromString(to_discovery_response(response, b""))
     assert not parsed.resource_errors
@@ -66,7 +67,10 @@ def test_endpoints_that_do_not_exist_are_an_empty_assignment() -> None:
 
 
 def test_virtual_hosts_on_demand() -> None:
-    """Rule 30: by the alias that was asked for; without a body if there is none, and as removed only if there was one."""
+    """Rule 30: by the alias that was asked for; without a body if there is none, and as removed only if there was one.
+
+    Rule 28.
+    """
     host = Resource.of(TypeUrl.VIRTUAL_HOST, "all/a.example", route_components_pb2.VirtualHost(name="a", domains=["a"]))
     response = Response(
         TypeUrl.VIRTUAL_HOST, "v", "n", (host,), ("all/b.example", "all/c.example"), frozenset({"all/c.example"})
@@ -81,6 +85,7 @@ def test_virtual_hosts_on_demand() -> None:
 
 @given(responses)
 def test_delta(response: Response) -> None:
+    """Rule 28."""
     parsed = discovery_pb2.DeltaDiscoveryResponse.FromString(
         to_delta_discovery_response(response, CONTROL_PLANE.SerializeToString())
     )

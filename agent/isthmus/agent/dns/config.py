@@ -37,6 +37,8 @@ class Address(NamedTuple):
 class DnsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """How names are answered on this machine."""
 
+    enabled: bool = True
+    """False: nobody answers the mesh's names on this machine, whatever else is written here."""
     listen: tuple[str, ...] = (LISTEN,)
     """Addresses for UDP and TCP, `127.0.0.1:15053` or `[::1]:15053`. Not 0.0.0.0: an answer must leave from the address asked."""
     upstream: tuple[str, ...] = ()

@@ -166,7 +166,7 @@ def _nat(plan: Plan, family: Family) -> Table:
     if outbound:
         chains.append(_chain("TO", _to(plan, family)))
     if outbound or itself:
-        chains.append(_chain("OUTPUT", _output(plan, itself=itself, outbound=outbound)))
+        chains.append(_chain("OUTPUT", _output(plan, family, itself=itself, outbound=outbound)))
         hooks.append(Hook("OUTPUT", "tcp", f"{PREFIX}OUTPUT"))
     if redirected or (outbound and plan.virtual_interfaces):
         chains.append(_chain("INBOUND", _inbound(plan, redirected=redirected, outbound=outbound)))
@@ -220,7 +220,7 @@ def _chain(name: str, rules: Iterable[Rule]) -> Chain:
     return Chain(PREFIX + name, tuple(rules))
 
 
-def _output(plan: Plan, *, itself: bool, outbound: bool) -> Iterator[Rule]:
+def _output(plan: Plan, family: Family, *, itself: bool, outbound: bool) -> Iterator[Rule]:
     yield Rule(do=Return(), first=False)
     if itself:
         # Envoy chose this host's own instance of a service: through the inbound side, as anybody else's connection.
@@ -229,7 +229,8 @@ def _output(plan: Plan, *, itself: bool, outbound: bool) -> Iterator[Rule]:
             ports = Jump(f"{PREFIX}PORTS")
             yield Rule(do=ports, goes_out="lo", not_destination=LOOPBACK["ipv4"], uid=uid)
     if outbound:
-        yield Rule(do=Return(), goes_out="lo")
+        # The mesh's addresses are on loopback, so that without rules they are reached there; Envoy does not listen at them now.
+        yield Rule(do=Return(), goes_out="lo", not_destination=plan.virtual_ips if family == "ipv4" else "")
         yield from _owned(plan, "TO")
 
 
@@ -251,6 +252,8 @@ def _owned(plan: Plan, to: str) -> Iterator[Rule]:
 
 
 def _to(plan: Plan, family: Family) -> Iterator[Rule]:
+    if family == "ipv4":
+        yield Rule(do=Redirect(plan.envoy_port), destination=plan.virtual_ips)
     for port in plan.ports_exclude:
         yield Rule(do=Return(), ports=(port, port))
     for network in plan.of(family, plan.networks_exclude):

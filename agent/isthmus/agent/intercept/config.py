@@ -61,6 +61,8 @@ class Intercept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=
     """Interfaces of containers and virtual machines (`docker0`): what comes in there is captured as if it were outbound."""
     istio_exclude_interfaces: Listed = ""
     """Interfaces on which nothing is captured, in or out."""
+    virtual_ips: str = "127.64.0.0/10"
+    """The mesh's own addresses, as the bridge has them (`mesh.virtual_ips`): on loopback, and captured whatever else is."""
     redirect_dns: bool = False
     """Questions to the servers of /etc/resolv.conf go to the agent's DNS."""
     capture_all_dns: bool = False

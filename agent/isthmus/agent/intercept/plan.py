@@ -55,6 +55,8 @@ class Plan(msgspec.Struct, frozen=True):
     ports: tuple[int, ...]
     """Destination ports in any network."""
     ports_exclude: tuple[int, ...]
+    virtual_ips: str
+    """The mesh's own addresses, which are IPv4."""
     uids: tuple[int, ...] | None
     """Users and groups whose connections are captured; None for both is everybody."""
     gids: tuple[int, ...] | None
@@ -139,6 +141,7 @@ def to_plan(config: Intercept, host: Host) -> Plan:
         networks_exclude=_networks(config, "istio_service_exclude_cidr", wildcard=False),
         ports=_ports(config, "istio_outbound_ports"),
         ports_exclude=_ports(config, "istio_local_outbound_ports_exclude"),
+        virtual_ips=_virtual_ips(config),
         uids=_owned(config, "outbound_owner_users", host.users),
         gids=_owned(config, "outbound_owner_groups", host.groups),
         uids_exclude=_owned(config, "outbound_owner_users_exclude", host.users) or (),
@@ -180,7 +183,8 @@ def describe(plan: Plan) -> list[str]:
         lines.append(f"outbound and DNS only of {', '.join(who)}")
     out = [f"user {n}" for n in (*plan.proxy_uids, *plan.uids_exclude)]
     out += [f"group {n}" for n in (*plan.proxy_gids, *plan.gids_exclude)]
-    lines.append(f"not of {', '.join(out)}; not on loopback; no connection that exists already")
+    mesh = f" but to {plan.virtual_ips}" if plan.networks or plan.ports else ""
+    lines.append(f"not of {', '.join(out)}; not on loopback{mesh}; no connection that exists already")
     if plan.virtual_interfaces:
         lines.append(f"coming in on {_shown(plan.virtual_interfaces)}: as outbound")
     if plan.interfaces_exclude:
@@ -214,6 +218,15 @@ def _port(value: str | int, key: str) -> int:
     except ValueError:
         pass
     raise InterceptConfigError(key, f"expected ports from 1 to 65535, got {value!r}")
+
+
+def _virtual_ips(config: Intercept) -> str:
+    try:
+        return str(ipaddress.IPv4Network(config.virtual_ips))
+    except ValueError:
+        raise InterceptConfigError(
+            "virtual_ips", f"expected an IPv4 network such as 127.64.0.0/10, got {config.virtual_ips!r}"
+        ) from None
 
 
 def _ports(config: Intercept, key: str) -> tuple[int, ...]:

@@ -127,7 +127,7 @@ def test_the_plan_in_sentences() -> None:
         "not outbound to 10.9.0.0/16, ports 25",
         "DNS to * -> 15053",
         "outbound and DNS only of user 1000",
-        "not of user 1337; not on loopback; no connection that exists already",
+        "not of user 1337; not on loopback but to 127.64.0.0/10; no connection that exists already",
         "coming in on docker0: as outbound",
         "families: ipv4,ipv6",
     ]

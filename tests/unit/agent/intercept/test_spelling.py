@@ -13,10 +13,11 @@ OUTBOUND = """\
 *nat
 :ISTHMUS_TO - [0:0]
 :ISTHMUS_OUTPUT - [0:0]
+-A ISTHMUS_TO -d 127.64.0.0/10 -p tcp -j REDIRECT --to-ports 15001
 -A ISTHMUS_TO -d 10.9.0.0/16 -p tcp -j RETURN
 -A ISTHMUS_TO -d 10.0.0.0/8 -p tcp -j REDIRECT --to-ports 15001
 -A ISTHMUS_OUTPUT -p tcp -m tcp ! --syn -j RETURN
--A ISTHMUS_OUTPUT -o lo -p tcp -j RETURN
+-A ISTHMUS_OUTPUT ! -d 127.64.0.0/10 -o lo -p tcp -j RETURN
 -A ISTHMUS_OUTPUT -m owner --uid-owner 1337 -j RETURN
 -A ISTHMUS_OUTPUT -j ISTHMUS_TO
 -A OUTPUT -p tcp -j ISTHMUS_OUTPUT
@@ -120,12 +121,13 @@ add table ip isthmus
 delete table ip isthmus
 table ip isthmus {
     chain ISTHMUS_TO {
+        ip daddr 127.64.0.0/10 meta l4proto tcp redirect to :15001
         ip daddr 10.9.0.0/16 meta l4proto tcp return
         ip daddr 10.0.0.0/8 meta l4proto tcp redirect to :15001
     }
     chain ISTHMUS_OUTPUT {
         meta l4proto tcp tcp flags & (fin|syn|rst|ack) != syn return
-        oifname "lo" meta l4proto tcp return
+        oifname "lo" ip daddr != 127.64.0.0/10 meta l4proto tcp return
         meta skuid 1337 return
         jump ISTHMUS_TO
     }

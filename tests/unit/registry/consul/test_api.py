@@ -35,7 +35,7 @@ class Scripted:
 
 
 def mk_api(config: ConsulConfig, stats: OriginStatus) -> ConsulApi:
-    return ConsulApi(config, ReadBudget(config.max_reads_per_minute, stats), stats)
+    return ConsulApi(config, ReadBudget(config.max_reads_per_minute, stats), stats, config.max_connections)
 
 
 @contextlib.asynccontextmanager

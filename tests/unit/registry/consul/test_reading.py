@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -23,7 +24,8 @@ class ScriptedConsul:
 
     `failures` counts the requests about each service that are still to fail. `asked` holds the index of each query about a
     service. `headers` are on every answer to a blocking query about a service, `hidden` services have no instance in these.
-    `nodes` are the indexes at which nodes were registered, at `node_index`.
+    `nodes` are the indexes at which nodes were registered, at `node_index`. All instances are on the node n1; what
+    `asked_nodes_for_services` holds is whether each question about a node was for more than its index.
     """
 
     def __init__(self, **ports: int) -> None:
@@ -39,6 +41,7 @@ class ScriptedConsul:
         self.nodes = {"n1": 10}
         self.node_index = 10
         self.asked_nodes = 0
+        self.asked_nodes_for_services: list[bool] = []
         self._said = asyncio.Condition()
 
     async def say(self, service: str, port: int, index: int) -> None:
@@ -71,6 +74,11 @@ class ScriptedConsul:
                 self.asked_nodes += 1
                 await self._blocked(lambda: asked == self.node_index)
                 return self._json([{"Node": n, "ModifyIndex": i} for n, i in self.nodes.items()], self.node_index)
+            case ["v1", "catalog", "node-services", name]:
+                self.asked_nodes_for_services.append("filter" not in request.query)
+                on_it = [{"ID": n, "Service": n, "ModifyIndex": self.indexes[n]} for n in self.ports if name == "n1"]
+                body = {"Services": [] if "filter" in request.query else on_it}
+                return self._json(body, max(self.indexes.values()) if on_it else 10)
             case ["v1", "health", "state", "any"]:
                 await self._blocked(lambda: asked > 0)
                 if self.checks_fail and "filter" not in request.query:
@@ -230,9 +238,11 @@ async def test_a_node_that_changes_has_the_services_on_it_read() -> None:
         assert sum(len(asked) for asked in consul.asked.values()) == reads, "a node without services concerns none"
 
 
-async def test_a_sweep_takes_an_equal_index_for_an_equal_service_and_a_hint_does_not() -> None:
-    """Hints name what changed, so what they name is looked at whatever its index is."""
+@pytest.mark.parametrize("nodes", [1, 3])
+async def test_a_sweep_takes_an_equal_index_for_an_equal_service_and_a_hint_does_not(nodes: int) -> None:
+    """Hints name what changed, so what they name is looked at whatever its index is. Of nodes, too, where they are fewer."""
     consul = ScriptedConsul(web=80, api=81)
+    consul.nodes = {f"n{n}": 10 for n in range(1, nodes + 1)}
     async with reading(consul, UNWATCHED) as (seen, stats):
         before = stats.reads
         consul.ports["web"] = 82  # at the index that it has already
@@ -241,6 +251,7 @@ async def test_a_sweep_takes_an_equal_index_for_an_equal_service_and_a_hint_does
         await eventually(lambda: seen.addresses("api") == {"10.0.0.1": 83}, "a sweep has read all")
         await eventually(lambda: stats.reads >= before + 4, "the list, all checks, and both services")
         assert seen.addresses("web") == {"10.0.0.1": 80}
+        assert consul.asked_nodes_for_services == ([False, True] if nodes == 1 else [])
         await consul.say_nodes(21, n1=21)
         await eventually(lambda: seen.addresses("web") == {"10.0.0.1": 82}, "what is named is read in full")
         assert stats.errors == 0

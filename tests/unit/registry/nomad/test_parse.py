@@ -15,7 +15,7 @@ RULES = Rules()
 
 
 def registration(id_: str = "web-1", *tags: str, address: str = "10.0.0.1", port: int = 24_000) -> Registration:
-    return Registration(id_, "web", alloc=f"alloc-{id_}", datacenter="dc1", tags=list(tags), address=address, port=port)
+    return Registration(id_, "web", alloc=f"alloc-{id_}", datacenter="dc1", tags=tags, address=address, port=port)
 
 
 def parsed(*registrations: Registration, name: ServiceName = WEB, rules: Rules = RULES) -> Parsed:

@@ -68,7 +68,7 @@ def test_the_first_request_with_a_nonce_settles_it(talk: DeltaTalk) -> None:
 def test_nothing_is_sent_after_a_refusal_until_something_changes(talk: DeltaTalk) -> None:
     """Rule 11."""
     talk.ask(CDS)
-    assert talk.ack(CDS, error="no") == []
+    assert talk.ack(CDS, error="a: no, b: no") == []
     assert talk.wait(3600) == []
     assert talk.put(CDS, "a", content=1) == ["CDS a"]
 

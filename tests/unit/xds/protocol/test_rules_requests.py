@@ -215,3 +215,28 @@ def test_clusters_of_a_client_that_comes_back_stay_for_its_listeners(world: Worl
     kept = DeltaTalk(world)
     assert kept.ask(CDS, held={"a": "any", "b": world.resources[CDS]["b"].version}) == []
     assert kept.wait(BOUND) == ["CDS -a"]
+
+
+def test_endpoints_of_a_cluster_that_is_to_go_are_not_sent_again() -> None:
+    """Rules 29 and 37: what the client has is not renewed by a first response that leaves its cluster as it is."""
+    world = World()
+    world.put(CDS, "b")
+    world.put(EDS, "a")
+    world.publish()
+    talk = DeltaTalk(world)
+    assert talk.ask(CDS, held={"a": "any"}) == ["CDS b"]
+    assert talk.ask(EDS, ["a"], held={"a": world.resources[EDS]["a"].version}) == []
+
+
+def test_routes_that_are_never_asked_for_are_waited_for_once() -> None:
+    """Rule 35: when the bound is over, clusters that go later go at once."""
+    world = World()
+    for name in "ab":
+        world.put(CDS, name)
+    world.publish()
+    talk = DeltaTalk(world)
+    assert talk.ask(CDS, held={n: r.version for n, r in world.resources[CDS].items()}) == []
+    assert talk.remove(CDS, "a") == []
+    assert talk.wait(BOUND) == ["CDS -a"]
+    talk.ack(CDS)
+    assert talk.remove(CDS, "b") == ["CDS -b"]

@@ -12,8 +12,15 @@ from tests.model.talk import DeltaTalk, SotwTalk
 ALL = (CDS, EDS, LDS, RDS)
 
 
-@pytest.fixture(params=[SotwTalk, DeltaTalk])
+KINDS = [SotwTalk, DeltaTalk]
+
+
+@pytest.fixture(params=KINDS)
 def talk(request: pytest.FixtureRequest) -> SotwTalk | DeltaTalk:
+    return settled(request.param)
+
+
+def settled(kind: type[SotwTalk | DeltaTalk]) -> SotwTalk | DeltaTalk:
     """A stream that has taken one cluster `a`, its endpoints, a listener and a route, and acknowledged all of it.
 
     It is subscribed to the endpoints of `b` as well, and to the route `r`.
@@ -22,7 +29,7 @@ def talk(request: pytest.FixtureRequest) -> SotwTalk | DeltaTalk:
     for type_url, name in ((CDS, "a"), (EDS, "a"), (LDS, "l"), (RDS, "r")):
         world.put(type_url, name)
     world.publish()
-    talk: SotwTalk | DeltaTalk = request.param(world)
+    talk = kind(world)
     talk.ask(CDS)
     talk.ask(EDS, ["a", "b"])
     talk.ack(CDS, EDS)
@@ -67,7 +74,7 @@ def test_an_addition_that_cannot_be_sent_yet_is_waited_for(talk: SotwTalk | Delt
 
 
 def test_waiting_for_clusters_is_bounded(talk: SotwTalk | DeltaTalk) -> None:
-    """An Envoy that never warms a cluster gets its routes all the same."""
+    """An Envoy that never warms a cluster gets its routes all the same. Rule 35."""
     put_all(talk, "b", 1)
     assert talk.stream.wake_at == talk.now + BOUND
     assert talk.wait(BOUND - 0.1) == []
@@ -155,7 +162,7 @@ def test_a_cluster_that_comes_back_before_it_went_is_not_mentioned(talk: SotwTal
 
 
 def test_waiting_to_withdraw_a_cluster_is_bounded(talk: SotwTalk | DeltaTalk) -> None:
-    """A client that refuses or never answers its routes keeps the cluster no longer than that."""
+    """A client that refuses or never answers its routes keeps the cluster no longer than that. Rule 35."""
     drop_a(talk)
     talk.ack(LDS)
     assert talk.ack(RDS, error="no") == []
@@ -165,7 +172,7 @@ def test_waiting_to_withdraw_a_cluster_is_bounded(talk: SotwTalk | DeltaTalk) ->
 
 
 def test_each_withdrawal_has_its_own_time_to_wait(talk: SotwTalk | DeltaTalk) -> None:
-    """One that is overdue does not take along a cluster that has only just been dropped."""
+    """One that is overdue does not take along a cluster that has only just been dropped. Rule 35."""
     talk.put(CDS, "b")
     talk.ack(CDS)
     drop_a(talk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
+from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from envoy.service.status.v3.csds_pb2 import ClientStatusRequest, ClientStatusResponse, ConfigStatus
 from google.protobuf.json_format import ParseDict
@@ -35,7 +36,7 @@ def states(answer: ClientStatusResponse) -> dict[str, dict[str, str]]:
 
 
 async def test_what_each_client_has() -> None:
-    """Versions as sent, and where it stands: in step, behind, or refused with the client's reason."""
+    """Versions as sent, and where it stands: in step, behind, or refused with the client's reason. Rule 51."""
     served = Served()
     served.publish({"a": "one", "b": "two"})
     synced, stale, refused = served.delta(node="synced"), served.delta(node="stale"), served.delta(node="refused")
@@ -65,6 +66,25 @@ async def test_what_each_client_has() -> None:
     assert a.version_info == served.server.snapshot.of_type(TypeUrl.CLUSTER)["a"].version
     assert (a.xds_config.type_url, a.xds_config.value) == (TypeUrl.CLUSTER, b"one")
     assert served.wire.closed[stream][0] is grpc.StatusCode.OK
+
+
+async def test_what_was_asked_for_and_does_not_exist() -> None:
+    """Under its name, until it exists; a type that is not served has nothing else."""
+    served = Served()
+    served.publish({"a": "one"})
+    served.ack(served.delta("a", "b", node="web"))
+    assert served.sotw("nothing", type_url="type.example/unknown", node="odd")
+
+    _, answer = await ask(served, {})
+    assert states(answer)["web"] == {"": "SYNCED", "a": "SYNCED", "b": "NOT_SENT"}
+    assert states(answer)["odd"] == {"": "NOT_SENT", "nothing": "NOT_SENT"}
+    (config,) = (c for c in answer.config if c.node.id == "web")
+    (b,) = (g for g in config.generic_xds_configs if g.name == "b")
+    assert b.client_status == ClientResourceStatus.DOES_NOT_EXIST
+
+    served.publish({"a": "one", "b": "two"})
+    _, answer = await ask(served, {})
+    assert states(answer)["web"]["b"] == "STALE"
 
 
 async def test_only_what_was_asked_for() -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from isthmus.xds.resource import TypeUrl
 from isthmus.xds.server.limits import BURST_SECONDS, Limits, Pace
-from isthmus.xds.server.services import SOTW_PATH
+from isthmus.xds.server.services import CLIENT_STATUS, LOAD_REPORTS_PATH, SOTW_PATH
 from tests.unit.xds.server.wire import Served, subscribe
 from tests.wait import eventually
 
@@ -194,3 +194,32 @@ class TestWhatNoClientSends:
 
         assert not served.wire.sent[stream]
         assert served.server.proxies() == []
+
+
+@pytest.mark.parametrize("path", [SOTW_PATH, CLIENT_STATUS + "StreamClientStatus", LOAD_REPORTS_PATH])
+async def test_a_stream_that_says_nothing_is_ended(path: str) -> None:
+    """One that has said something may be silent for ever."""
+    served = Served(Limits(first_request_seconds=0.05))
+    served.publish({"a": "a"})
+    quiet, other = served.delta(), served.wire.open(path)
+
+    with capture_logs() as logs:
+        await eventually(lambda: other in served.wire.closed, "it is ended")
+
+    code, text = served.wire.closed[other]
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert text == "no request within 0.05 s; xds.limits.first_request_seconds allows no more"
+    assert [line["event"] for line in logs] == ["xds.refused"]
+    assert served.metric("isthmus_xds_refused_total", reason="silence") == 1
+    assert quiet not in served.wire.closed
+    served.ack(quiet)
+    assert [p.node for p in served.server.proxies()] == ["envoy"]
+
+
+async def test_who_waits_for_the_first_registry_is_not_silent() -> None:
+    """Its request has come and is not answered before there is anything to serve."""
+    served = Served(Limits(first_request_seconds=0.05))
+    waiting, silent = served.delta(), served.wire.open()
+    await eventually(lambda: silent in served.wire.closed, "the other one is ended")
+    served.publish({"a": "a"})
+    assert served.contents(waiting) == {"a": "a"}

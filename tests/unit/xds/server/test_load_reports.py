@@ -42,6 +42,7 @@ def total(served: Served, cluster: str, locality: str, outcome: str = "issued") 
 
 
 async def test_a_proxy_is_told_once_what_to_report(served: Served) -> None:
+    """Rule 51."""
     stream = begin(served)
     served.wire.say(stream, report("reviews", issued=1))
 

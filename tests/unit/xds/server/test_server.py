@@ -15,7 +15,7 @@ from tests.wait import eventually
 
 
 async def test_who_does_not_read_gets_the_newest_state_and_costs_no_memory() -> None:
-    """Whatever happens meanwhile, one round of responses is kept for it at most."""
+    """Whatever happens meanwhile, one round of responses is kept for it at most. Rule 42."""
     served = Served()
     served.publish({"a": "0"})
     slow, quick = served.delta(), served.delta()

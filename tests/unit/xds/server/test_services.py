@@ -30,7 +30,7 @@ DISCOVERIES = [(path, method) for path, method in METHODS.items() if isinstance(
 
 
 def test_the_methods_are_those_of_the_api() -> None:
-    """Each streaming method of the services' descriptors, with the request that it takes, and no other."""
+    """Each streaming method of the services' descriptors, with the request that it takes, and no other. Rule 1."""
     found: dict[str, str] = {}
     for file in FILES:
         module = importlib.import_module(f"envoy.service.{file}_pb2")
@@ -102,6 +102,7 @@ async def test_no_service_serves_the_type_of_another(path: str, delta: bool, typ
 
 
 async def test_only_an_aggregated_stream_needs_the_type() -> None:
+    """Rule 2."""
     served = Served()
     serve(served)
 

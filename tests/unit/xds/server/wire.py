@@ -45,7 +45,7 @@ class Wire:
     def start(self, loop: asyncio.AbstractEventLoop, on_events: Callable[[list[Event]], None]) -> None:
         self._on_events = on_events
 
-    async def listen(self, address: str, tls: TLSConfig | None) -> str:
+    async def listen(self, address: str, tls: Callable[[], TLSConfig] | None) -> str:
         return address
 
     def send(self, ids: Sequence[int], message: bytes) -> list[int]:

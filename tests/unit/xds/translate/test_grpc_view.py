@@ -78,6 +78,7 @@ def test_what_grpc_takes_as_envoy_does_is_the_same_object() -> None:
 
 
 def test_each_name_with_each_port_and_alone() -> None:
+    """Rule 49."""
     targets = targets_of(view_of(ports=(HTTP, GRPC), hostnames=("web.service.consul", "*.web.example")))
     names = {"web", "web.default", "web.default.mesh", "web.service.consul"}
     assert targets.keys() == names | {f"{n}:80" for n in names} | {f"{n}:9090" for n in names}
@@ -130,18 +131,19 @@ def test_a_changed_instance_changes_its_endpoints_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("health", [Health.UNHEALTHY, Health.DRAINING])
 def test_what_is_not_used_counts_nowhere(health: Health) -> None:
-    """A locality's weight is what draws calls to it."""
+    """A locality's weight is what draws calls to it. Rule 46."""
     view = view_of(mk_instance(1), mk_instance(2, health=health), mk_instance(3, weight=0))
     assert endpoints_of(view) == {(0, ""): {"10.0.0.1": 1}}
 
 
 def test_degraded_instances_come_after_the_others() -> None:
+    """Rule 46."""
     view = view_of(mk_instance(1), mk_instance(2, health=Health.DEGRADED))
     assert endpoints_of(view) == {(0, ""): {"10.0.0.1": 1}, (1, ""): {"10.0.0.2": 1}}
 
 
 def test_when_all_are_degraded_they_come_first() -> None:
-    """Priorities have no gap, and gRPC leaves alone what is said to be degraded."""
+    """Priorities have no gap, and gRPC leaves alone what is said to be degraded. Rule 46."""
     view = view_of(mk_instance(1, health=Health.DEGRADED))
     assert endpoints_of(view) == {(0, ""): {"10.0.0.1": 1}}
     assignment = ClusterLoadAssignment.FromString(view.resources[TypeUrl.ENDPOINT][CLUSTER].body)
@@ -164,6 +166,7 @@ def test_instances_of_different_weight_are_in_different_places() -> None:
 
 
 def test_of_host_names_one_is_resolved() -> None:
+    """Rule 45."""
     view = view_of(mk_instance(1, "sick.example", Health.UNHEALTHY), *(mk_instance(n, f"{n}.example") for n in (2, 3)))
     cluster = Cluster.FromString(view.resources[TypeUrl.CLUSTER][CLUSTER].body)
     assert cluster.type == Cluster.LOGICAL_DNS
@@ -194,7 +197,7 @@ def test_ip_addresses_go_before_host_names_and_paths() -> None:
     ],
 )
 def test_any_server_gets_the_listener_of_its_address(address: str, host: str, port: int) -> None:
-    """Whatever is registered: a server needs it before it serves, and registers itself when it does."""
+    """Whatever is registered: a server needs it before it serves, and registers itself when it does. Rule 43."""
     name = SERVER_LISTENER.replace("%s", address)
     listener = Listener.FromString(GrpcListeners({})[name].body)
     assert (listener.name, listener.address.socket_address.address) == (name, host)

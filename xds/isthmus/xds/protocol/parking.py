@@ -83,10 +83,8 @@ class Parking:
         return bool(self._suspects)
 
     def offer(self) -> None:
-        """Offer some of the suspects once more; there may be none left."""
-        *rest, names = self._suspects
-        self._suspects = tuple(rest)
-        self.release({n for n in names if n in self.parked and self.parked[n].is_suspect})
+        """Offer some of the suspects once more."""
+        self.release(set(self._suspects[-1]))
 
     def refuse(self, sent: Sent, error: str, *, takes_rest: bool, may_hold_more: bool) -> tuple[str, ...]:
         """Park what the error names of a response; returns the names.
@@ -183,6 +181,9 @@ class Parking:
             if current is not None and current.version == known.version:
                 kept[name] = known
         self.parked = kept or _NONE
+        if self._suspects:
+            groups = ([n for n in group if n in kept and kept[n].is_suspect] for group in self._suspects)
+            self._suspects = tuple(group for group in groups if group)
         return frozenset(before.keys() - kept.keys())
 
     def _served(self) -> tuple[Mapping[str, Resource], SetVersion | None]:

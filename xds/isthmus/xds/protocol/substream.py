@@ -160,7 +160,7 @@ class Substream(abc.ABC, Generic[Request]):
         What is to be withdrawn and not named in `withdraw` stays with the client, and is still due afterwards.
         """
         holdings = self.holdings
-        while self.parking.is_searching and not holdings.pending:
+        if self.parking.is_searching and not holdings.pending:
             self.parking.offer()
         is_parked = bool(self.parking.parked)
         served, pending = holdings.served, holdings.pending

@@ -80,6 +80,14 @@ def to_captured_listener(port: int) -> Listener:
     return listener
 
 
+def to_unbound(listener: Listener) -> Listener:
+    """Make a listener one that connections are handed to by another, for its own address."""
+    unbound = Listener()
+    unbound.CopyFrom(listener)
+    unbound.bind_to_port.value = False
+    return unbound
+
+
 def to_tcp_listener(address: str, port: int, cluster: str) -> Listener:
     """Make the listener of one TCP port, which passes connections on to the cluster."""
     proxy = TcpProxy(stat_prefix=cluster, cluster=cluster)

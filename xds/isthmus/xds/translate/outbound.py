@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import msgspec
+from envoy.config.listener.v3.listener_pb2 import Listener
 
 from isthmus.registry.model import Conflict, ServiceKey
 from isthmus.xds.resource import Resource, TypeUrl
@@ -22,6 +23,7 @@ from isthmus.xds.translate.listeners import (
     listener_name,
     to_address_listener,
     to_captured_listener,
+    to_unbound,
 )
 from isthmus.xds.translate.part import Part
 from isthmus.xds.translate.routes import encode_captured_routes
@@ -55,6 +57,7 @@ class Captured(msgspec.Struct, frozen=True):
     addresses: Addresses
     hosts: Mapping[ServiceKey, Hosts]
     own: Listeners
+    at_addresses: Listeners
     listeners: Listeners
     routes: Mapping[str, Resource]
     conflicts: tuple[Conflict, ...]
@@ -103,15 +106,33 @@ def to_captured(translation: Translation, addresses: Addresses, before: Captured
             conflicts.append(Conflict(f"listener {name}", kept, f"HTTP that is redirected on its way to port {port}"))
         else:
             own[name] = known.get(name) or Resource.of(TypeUrl.LISTENER, name, to_captured_listener(port))
-    listeners = {**addresses.base, **addresses.own, **own}
-    del listeners[OUTBOUND_HTTP]
+    at_addresses = _unbound(addresses, before)
+    listeners = {**at_addresses, **own}
     if before is not None and before.hosts is hosts:
         routes = before.routes
     else:
         body = encode_captured_routes(hosts[key].encoded for key in translation.progress.settlement.order)
         captured = Resource.of_bytes(TypeUrl.ROUTE, OUTBOUND_CAPTURED, body)
         routes = {**translation.resources[TypeUrl.ROUTE], OUTBOUND_CAPTURED: captured}
-    return Captured(addresses, hosts, own, listeners, routes, tuple(conflicts))
+    return Captured(addresses, hosts, own, at_addresses, listeners, routes, tuple(conflicts))
+
+
+def _unbound(addresses: Addresses, before: Captured | None) -> Listeners:
+    """The listeners at addresses. Connections to these are redirected too, so that a program may have such a port itself."""
+    if before is not None and before.addresses is addresses:
+        return before.at_addresses
+    bound = _bound(addresses)
+    known = _bound(before.addresses) if before else {}
+    return {
+        name: before.at_addresses[name]
+        if before and known.get(name) is listener
+        else Resource.of(TypeUrl.LISTENER, name, to_unbound(Listener.FromString(listener.body)))
+        for name, listener in bound.items()
+    }
+
+
+def _bound(addresses: Addresses) -> Listeners:
+    return {name: listener for name, listener in {**addresses.base, **addresses.own}.items() if name != OUTBOUND_HTTP}
 
 
 def _to_places(translation: Translation, before: Places, affected: frozenset[ServiceKey] | None) -> Places:
