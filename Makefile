@@ -23,7 +23,7 @@ unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check peers bench bench-check stubs format dev clean
+.PHONY: help demo test soak check peers bench bench-check stubs format dev clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -35,6 +35,9 @@ demo: $(STAMP) ## Show the whole path on this machine: registry, bridge, Envoy, 
 
 test: dev peers ## Run all tests, or those that ARGS name (ARGS="tests/e2e -k drain")
 	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+soak: dev ## Look long for orders of events in which a model or a law fails (needs half an hour)
+	@exec env HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n 2 --timeout=3600 tests/model tests/property $(ARGS)
 
 check: dev ## Check format, lint, types, import arrows, stubs and the lock file
 	$(BIN)/ruff format --check

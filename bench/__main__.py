@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import machine, rows, spine
+from bench.agent import run as agent
 from bench.push import run as push
 from bench.registry import run as registry
 from bench.rows import Row
 
 BENCHES: dict[str, Callable[[], Coroutine[None, None, list[Row]]]] = {
+    "agent": agent.run,
     "push": push.run,
     "registry": registry.run,
     "spine": spine.run,

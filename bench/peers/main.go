@@ -1,6 +1,7 @@
 // Command push is the other half of `python -m bench push`: the proxies that are pushed to, and the servers that Isthmus is
-// compared with. Each takes its orders as lines of JSON on standard input, and answers each with lines of JSON on standard output.
+// compared with; and the callers of `python -m bench agent`. Each takes its orders as lines of JSON on standard input, and answers each with lines of JSON on standard output.
 //
+//	push dns                                        many callers of a DNS server
 //	push load                                       many proxies, each with a connection and a stream of its own
 //	push serve CACHE RESOURCES ADDRESS [CERT KEY]   go-control-plane, CACHE being linear, snapshot or snapshot-node
 package main
@@ -26,13 +27,15 @@ func run(arguments []string) error {
 	switch {
 	case len(arguments) == 1 && arguments[0] == "load":
 		return load()
+	case len(arguments) == 1 && arguments[0] == "dns":
+		return dns()
 	case len(arguments) > 3 && arguments[0] == "serve":
 		return serve(arguments[1], arguments[2], arguments[3], arguments[4:])
 	case len(arguments) == 1 && arguments[0] == "version":
 		fmt.Println("push")
 		return nil
 	}
-	return fmt.Errorf("expected `load`, `version` or `serve CACHE RESOURCES ADDRESS [CERT KEY]`, not %q", arguments)
+	return fmt.Errorf("expected `dns`, `load`, `version` or `serve CACHE RESOURCES ADDRESS [CERT KEY]`, not %q", arguments)
 }
 
 // orders calls do with each line that comes in, until there are no more.

@@ -68,7 +68,7 @@ async def main(config: Path, keys: list[Path]) -> None:
     address = bridge.xds_address
     if keys:
         certificate, key = (path.read_bytes() for path in keys)
-        address = await bridge.server.listen("127.0.0.1:0", TLSConfig(certificate, key))
+        address = await bridge.server.listen("127.0.0.1:0", lambda: TLSConfig(certificate, key))
     _say(address=address)
     orders = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)

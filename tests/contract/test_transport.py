@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
 
 from isthmus.xds.server.grpc_aio import GrpcAioTransport
-from isthmus.xds.server.transport import Event, EventKind, Transport
+from isthmus.xds.server.transport import Event, EventKind, TLSConfig, Transport
+from tests.servers.authority import Authority
 from tests.wait import eventually
 
 PATH = "/isthmus.test.Any/Stream"
@@ -232,3 +234,58 @@ async def test_stopping_tells_clients_to_come_back(world: World) -> None:
 async def test_a_taken_address_is_an_error_that_names_it(world: World) -> None:
     with pytest.raises(OSError, match=world.address):
         await world.transport.listen(world.address, None)
+
+
+def credentials(authority: Authority, own: tuple[Path, Path] | None = None) -> grpc.ChannelCredentials:
+    """What a client trusts, and its own certificate if it has one."""
+    cert, key = (f.read_bytes() for f in own) if own else (None, None)
+    return grpc.ssl_channel_credentials(authority.file.read_bytes(), key, cert)
+
+
+async def is_let_in(world: World, address: str, credentials: grpc.ChannelCredentials) -> bool:
+    """Whether a new connection comes so far that the server sees a stream."""
+    known = len(world.of(EventKind.OPEN))
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
+        call: Call = channel.stream_stream(PATH)()
+        try:
+            await call.write(b"hello")
+        except grpc.aio.AioRpcError:
+            return False
+        await eventually(lambda: len(world.of(EventKind.OPEN)) > known, "the stream is open")
+        call.cancel()
+        return True
+
+
+async def test_certificates_may_change(world: World, tmp_path: Path) -> None:
+    """Each connection is asked for what there is now; the streams of those before go on."""
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    configs = [TLSConfig(*(f.read_bytes() for f in a.issue(f"server-of-{a.file.stem}"))) for a in (old, new)]
+    now = configs[0]
+    address = await world.transport.listen("127.0.0.1:0", lambda: now)
+    assert await is_let_in(world, address, credentials(old))
+    assert not await is_let_in(world, address, credentials(new))
+    channel = grpc.aio.secure_channel(address, credentials(old))
+    world.channels.append(channel)
+    call: Call = channel.stream_stream(PATH)()
+    await call.write(b"before")
+
+    now = configs[1]
+    assert await is_let_in(world, address, credentials(new))
+    assert not await is_let_in(world, address, credentials(old))
+    await call.write(b"after")
+    await eventually(lambda: b"after" in [e.message for e in world.of(EventKind.MESSAGE)], "it still says something")
+
+
+async def test_clients_may_need_a_certificate(world: World, tmp_path: Path) -> None:
+    """With one of another authority, or none, they do not get in; the core is told the name in theirs."""
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other")
+    cert, key = (f.read_bytes() for f in authority.issue("server"))
+    config = TLSConfig(cert, key, authority.file.read_bytes())
+    address = await world.transport.listen("127.0.0.1:0", lambda: config)
+    own = authority.issue("client", "URI:spiffe://mesh/web")
+
+    assert not await is_let_in(world, address, credentials(authority))
+    assert not await is_let_in(world, address, credentials(authority, other.issue("stranger")))
+    assert await is_let_in(world, address, credentials(authority, own))
+    assert world.of(EventKind.OPEN)[-1].tls_identity == "spiffe://mesh/web"

@@ -224,6 +224,25 @@ async def test_a_pause_that_deltas_do_not_reach_over(eureka: ScriptedEureka, mon
         assert eureka.asked["/apps"] >= 2
 
 
+async def test_a_delta_in_the_servers_cache_that_lacks_a_change(
+    eureka: ScriptedEureka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made in the moment of the change, and stays; its counts are those of before, so they agree. One listing tells."""
+    monkeypatch.setattr(eureka_reading, "PAGE", 0.4)
+    eureka.put("web", "web-1")
+    async with reading(eureka) as seen:
+        eureka.instead["/apps/delta"] = saying(body=eureka.page({}))
+        eureka.put("web", "web-2", ipAddr="10.0.0.2")
+        await polled(eureka)
+        assert seen.addresses("web") == {"10.0.0.1": 8080}
+        await eventually(lambda: set(seen.addresses("web")) == {"10.0.0.1", "10.0.0.2"}, "the listing")
+        eureka.instead["/apps/delta"] = saying(body=eureka.page({}))
+        listings = eureka.asked["/apps"]
+        await polled(eureka, 8)
+        assert eureka.asked["/apps"] == listings
+        assert seen.error is None
+
+
 async def test_repeated_deltas_are_no_news(eureka: ScriptedEureka) -> None:
     eureka.put("web", "web-1")
     async with reading(eureka) as seen:

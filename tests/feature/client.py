@@ -65,10 +65,18 @@ class Client:
     """One stream. `subscribe`, then `expect` and `ack` or `nack`; `converge` does all of it as an Envoy would."""
 
     def __init__(
-        self, address: str, *, node: str = "envoy", delta: bool = True, path: str = "", agent: str = "test"
+        self,
+        address: str,
+        *,
+        node: str = "envoy",
+        delta: bool = True,
+        path: str = "",
+        agent: str = "test",
+        outbound: str = "",
     ) -> None:
         self.node = node
         self._agent = agent
+        self._outbound = outbound
         self.delta = delta
         self.held: dict[str, dict[str, str]] = {t: {} for t in TypeUrl}
         """Versions of what it has acknowledged, by type and name (state of the world: the type's under the empty name)."""
@@ -216,6 +224,8 @@ class Client:
         if first:
             request.node.id = self.node
             request.node.user_agent_name = self._agent
+            if self._outbound:
+                request.node.metadata["OUTBOUND"] = self._outbound
         await self.send(request.SerializeToString())
 
 

@@ -70,8 +70,16 @@ class World:
         """A service in a file of its own, replaced in one step; an instance for each address."""
         write_service(folder or self.folder, name, addresses, port, number)
 
-    async def client(self, *, node: str = "envoy", delta: bool = True, path: str = "", agent: str = "test") -> Client:
-        client = Client(self.bridge.xds_address, node=node, delta=delta, path=path, agent=agent)
+    async def client(
+        self,
+        *,
+        node: str = "envoy",
+        delta: bool = True,
+        path: str = "",
+        agent: str = "test",
+        outbound: str = "",
+    ) -> Client:
+        client = Client(self.bridge.xds_address, node=node, delta=delta, path=path, agent=agent, outbound=outbound)
         return await self._stack.enter_async_context(client)
 
     async def get(self, path: str) -> tuple[int, Any]:

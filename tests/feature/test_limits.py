@@ -29,7 +29,10 @@ async def start(world: World, limits: Limits) -> None:
 
 
 async def test_1_500_clients_that_connect_at_once_are_all_served(world: World) -> None:
-    """grpcio's own default would cancel those that wait (xds.md C3). A change reaches all of them; those beyond are told why."""
+    """grpcio's own default would cancel those that wait (xds.md C3). A change reaches all of them; those beyond are told why.
+
+    Rule 48.
+    """
     count, channels = 1_500, 30
     await start(world, Limits(streams=count))
     first = DeltaDiscoveryRequest(type_url=EDS, resource_names_subscribe=[REVIEWS])
@@ -139,6 +142,7 @@ async def test_a_type_on_its_own_service(world: World) -> None:
 
 
 async def test_client_status_over_grpc(world: World) -> None:
+    """Rule 51."""
     await start(world, Limits())
     client = await world.client(node="web-1")
     await client.converge()

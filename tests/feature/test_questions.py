@@ -119,6 +119,18 @@ class TestExplain:
             ("proxy", "web-1", "passed"),
         ]
 
+    async def test_the_conventions_that_were_applied(self, world: World) -> None:
+        world.folder.mkdir()
+        said = "id: one, address: 10.0.0.1, provenance: {conventions: 'spring, traefik'}"
+        (world.folder / "reviews.yaml").write_text(
+            YAML.format(name="reviews").replace("id: one, address: 10.0.0.1", said)
+        )
+        await world.start()
+        await eventually(lambda: world.bridge.catalog.services, "the service is known")
+
+        read, *_ = (await explain(world, "10.0.0.1:80"))["stages"]
+        assert read["text"].endswith("; read by the conventions spring, traefik")
+
     async def test_one_proxy_of_two(self, asked: World) -> None:
         """The other one refused: it is named, with what it said."""
         good, bad = await asked.client(node="good"), await asked.client(node="bad")

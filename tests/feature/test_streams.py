@@ -67,6 +67,7 @@ async def test_services_come_and_go(world: World, delta: bool) -> None:
 
 @both
 async def test_a_rejected_push_is_shown_and_not_repeated(world: World, delta: bool) -> None:
+    """Rule 11."""
     world.write("reviews", "10.0.0.1")
     await world.started()
     client = await world.client(delta=delta)
@@ -88,8 +89,10 @@ async def test_a_rejected_push_is_shown_and_not_repeated(world: World, delta: bo
     world.write("details", "10.0.0.2")
     answer = await client.take(CDS)
     assert "outbound|80||details.default.mesh" in answer.resources
-    if delta:
-        assert REVIEWS not in answer.resources
+    assert REVIEWS not in answer.resources
+    assert await rejected()
+    world.write("reviews", "10.0.0.1", port="grpc")
+    assert REVIEWS in (await client.take(CDS)).resources
 
     async def synced() -> bool:
         return bool((await world.proxy())["types"]["CDS"]["state"] == "SYNCED")
@@ -137,7 +140,7 @@ async def test_streams_that_come_before_the_first_listing_are_answered_after_it(
 
 
 async def test_nothing_is_answered_while_no_registry_was_ever_read(world: World) -> None:
-    """Not even when `sync_timeout` is over, and then at once when one of them turns up."""
+    """Not even when `sync_timeout` is over, and then at once when one of them turns up. Rule 47."""
     other = world.directory / "other"
     registries = (*world.config.registries, world.registry("other", other))
     world.configure(registries=registries, sync_timeout=0.0)
@@ -180,7 +183,7 @@ async def test_a_registry_that_is_down_holds_the_others_up_for_its_timeout(world
 
 @both
 async def test_who_does_not_acknowledge_gets_the_newest_state_alone(world: World, delta: bool) -> None:
-    """States in between are never sent, and nothing piles up."""
+    """States in between are never sent, and nothing piles up. Rule 42."""
     world.write("reviews", "10.0.0.1")
     await world.started()
     client = await world.client(delta=delta)

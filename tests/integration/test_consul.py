@@ -237,7 +237,7 @@ async def test_the_index_of_a_service_moves_with_all_that_concerns_it_and_can_be
     await consul.catalog_register("n1", "other")
     stats = OriginStatus(Origin("dc1", "consul"))
     config = ConsulConfig(address=consul.address)
-    api = ConsulApi(config, ReadBudget(config.max_reads_per_minute, stats), stats)
+    api = ConsulApi(config, ReadBudget(config.max_reads_per_minute, stats), stats, config.max_connections)
     node = {"Node": "n1", "Address": "127.0.0.2"}
     check = {"Check": {"Node": "n1", "CheckID": "n", "Name": "n", "Status": "warning"}}
     concerning: list[Callable[[], Awaitable[object]]] = [
@@ -261,6 +261,52 @@ async def test_the_index_of_a_service_moves_with_all_that_concerns_it_and_can_be
             assert not await api.is_at("web", before)
     finally:
         await api.close()
+
+
+async def test_the_index_of_a_node_moves_with_what_is_registered_on_it_and_with_no_check(consul: Consul) -> None:
+    """Sweeps rest on it, where there are fewer nodes than services: its own, and not that of all nodes."""
+    await consul.catalog_register("n1", "web", "web-1")
+    await consul.catalog_register("n2", "web", "web-2")
+    stats = OriginStatus(Origin("dc1", "consul"))
+    config = ConsulConfig(address=consul.address)
+    api = ConsulApi(config, ReadBudget(config.max_reads_per_minute, stats), stats, config.max_connections)
+    node = {"Node": "n1", "Address": "127.0.0.2"}
+    concerning: list[Callable[[], Awaitable[object]]] = [
+        lambda: consul.catalog_register("n1", "web", "web-1", Address="10.0.0.9"),
+        lambda: consul.catalog_register("n1", "web", "web-1", Weights={"Passing": 7, "Warning": 1}),
+        lambda: consul.catalog_register("n1", "db", "db-1"),
+        lambda: consul.put("/v1/catalog/register", node),
+        lambda: consul.put("/v1/catalog/deregister", {"Node": "n1", "ServiceID": "db-1"}),
+    ]
+    try:
+        other = await api.node_index("n2")
+        for change in concerning:
+            before = await api.node_index("n1")
+            await change()
+            after = await api.node_index("n1")
+            assert after > before
+            assert after == (await api.registered("n1")).index
+        assert set((await api.registered("n1")).value) == {("web", "web-1")}
+        check = {"Check": {"Node": "n1", "CheckID": "n", "Name": "n", "Status": "critical"}}
+        await consul.put("/v1/catalog/register", node | check)
+        assert await api.node_index("n1") == after
+        assert await api.node_index("n2") == other
+    finally:
+        await api.close()
+
+
+async def test_an_instance_that_nothing_names_is_seen_to_come_to_change_and_to_go(consul: Consul) -> None:
+    """It has no check, and its service no query of its own: a sweep finds it, by its node."""
+    for n in range(30):
+        await consul.catalog_register(f"n{n % 3}", f"svc-{n:02}")
+    async with reading(consul, max_connections=23, heartbeat=30) as (seen, stats):
+        await consul.catalog_register("n1", "svc-07", "more", Address="10.0.0.8")
+        await eventually(lambda: set(seen.addresses("svc-07")) == {"127.0.0.1", "10.0.0.8"}, "it has come")
+        await consul.catalog_register("n1", "svc-07", "more", Address="10.0.0.9")
+        await eventually(lambda: set(seen.addresses("svc-07")) == {"127.0.0.1", "10.0.0.9"}, "it has moved")
+        await consul.put("/v1/catalog/deregister", {"Node": "n1", "ServiceID": "more"})
+        await eventually(lambda: set(seen.addresses("svc-07")) == {"127.0.0.1"}, "it is gone")
+        assert stats.errors == 0
 
 
 async def test_a_node_that_goes_takes_its_instances_along(consul: Consul) -> None:

@@ -163,7 +163,6 @@ class TestWhatAServiceIs:
             ((alloc, instance),) = instances(seen).items()
             assert instance.locality == Locality("global", "dc1")
             assert instance.provenance == {
-                "namespace": "default",
                 "job": "web",
                 "group": "web",
                 "allocation": alloc,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.rpc.status_pb2 import Status
@@ -52,6 +52,11 @@ class Client(abc.ABC):
         for name in list(self.refused_versions[type_url]) if everything else names:
             self.refused_versions[type_url].pop(name, None)
 
+    @property
+    def lacks_any(self) -> bool:
+        """Whether it has refused anything that it may not have got since."""
+        return any((*self.refused_names.values(), *self.refused_versions.values()))
+
     @abc.abstractmethod
     def change(self, type_url: TypeUrl, add: Iterable[str] = (), drop: Iterable[str] = ()) -> None:
         """Ask for other names; "*" is everything."""
@@ -60,22 +65,39 @@ class Client(abc.ABC):
     def take(self, response: Response) -> None:
         """Apply a response."""
 
+    def refuse(self, response: Response, new: Collection[str]) -> None:
+        """Keep what it holds, but for what a delta response removes. What was `new` in it, if that is one thing, is refused."""
+        type_url = TypeUrl(response.type_url)
+        if len(new) == 1:
+            self.refused_versions[type_url] |= {r.name: r.version for r in response.resources if r.name in new}
+        self._refuse(response)
+
     @abc.abstractmethod
-    def refuse(self, response: Response) -> None:
-        """Keep what it holds, but for what a delta response removes."""
+    def _refuse(self, response: Response) -> None: ...
+
+    def may_refuse(self, response: Response) -> list[str]:
+        """The names in a response under which it does not hold just that already."""
+        held = self.held[TypeUrl(response.type_url)]
+        return [r.name for r in response.resources if held.get(r.name) != r]
 
     def refuse_some(self, response: Response, names: Iterable[str]) -> None:
         """Keep what it holds under some of the names in a response, and apply the rest (gRFC A46)."""
         type_url = TypeUrl(response.type_url)
         held = dict(self.held[type_url])
+        doubtful = self.refused_names[type_url] & set(names)
         self.take(response)
+        self.refused_names[type_url] |= doubtful
         versions = {r.name: r.version for r in response.resources}
         for name in names:
-            if name not in held or held[name].version != versions[name]:  # else it goes on as it was
-                self.refused_versions[type_url][name] = versions[name]
+            self.refused_versions[type_url][name] = versions[name]
             self.held[type_url].pop(name, None)
             if name in held and self.wants(type_url, name):
                 self.held[type_url][name] = held[name]
+
+    def refuse_for(self, response: Response, name: str) -> None:
+        """Take nothing of a response, not even removals, for the sake of one name in it."""
+        type_url = TypeUrl(response.type_url)
+        self.refused_versions[type_url][name] = next(r.version for r in response.resources if r.name == name)
 
     def check(self, resources: Mapping[TypeUrl, Mapping[str, Resource]]) -> None:
         """It holds what it asked for as it is, all of it and where the protocol can say so nothing else."""
@@ -111,10 +133,14 @@ class Client(abc.ABC):
     def _reopen(self, type_url: TypeUrl) -> None: ...
 
     def _offer(self, type_url: TypeUrl, got: Mapping[str, Resource]) -> None:
-        """What is offered again has changed since it was refused, or was asked for anew, or is what it had."""
-        refused = self.refused_versions[type_url]
+        """What is offered again has changed since it was refused, or was asked for anew, or is what it had.
+
+        The server takes it to have what it has refused without saying so of each name, and may offer that to go on with.
+        """
+        refused, doubtful = self.refused_versions[type_url], self.refused_names[type_url]
         for name, resource in got.items():
-            if refused.get(name) == resource.version or resource != self.held[type_url].get(name):
+            is_other = name not in doubtful and resource != self.held[type_url].get(name)
+            if refused.get(name) == resource.version or is_other:
                 refused.pop(name, None)
 
     def _settled(self, response: Response, error: str) -> None:
@@ -161,7 +187,7 @@ class SotwClient(Client):
         self.held[type_url] = got if type_url in WHOLE else self.held[type_url] | got
         self.refused_names[type_url] -= self.refused_names[type_url] if type_url in WHOLE else got.keys()
 
-    def refuse(self, response: Response) -> None:
+    def _refuse(self, response: Response) -> None:
         type_url = TypeUrl(response.type_url)
         names = {r.name for r in response.resources}
         self.refused_names[type_url] |= names | self.held[type_url].keys() if type_url in WHOLE else names
@@ -226,7 +252,7 @@ class DeltaClient(Client):
         self.refused_names[type_url] -= {r.name for r in response.resources}
         self._remove(response)
 
-    def refuse(self, response: Response) -> None:
+    def _refuse(self, response: Response) -> None:
         self.refused_names[TypeUrl(response.type_url)] |= {r.name for r in response.resources}
         self._remove(response)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Collection
 
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 
@@ -12,6 +13,9 @@ from isthmus.xds.protocol.sotw import SotwStream
 from isthmus.xds.resource import ResourceSnapshot, SetVersion, TypeUrl
 from tests.model.client import WHOLE, Client, Request, SotwClient
 from tests.model.served import CDS, EDS, ORDER
+
+WHOLLY = "Proto constraint validation failed: "
+"""How an Envoy begins that takes nothing of a response for the sake of what it names."""
 
 
 class Session:
@@ -56,6 +60,8 @@ class Session:
         self.again: set[str] = set()
         """Those whose endpoints are to be sent again."""
         self.opened: dict[TypeUrl, set[str]] = {}
+        self._last: dict[TypeUrl, Response] = {}
+        self._owed_before: dict[TypeUrl, set[str]] = {}
         self._last_nonce: dict[TypeUrl, str] = {}
         self._snapshot = snapshot
 
@@ -125,7 +131,8 @@ class Session:
                 asked.clear()
             elif first and request.version_info and type_url in WHOLE:
                 self.unsure.add(type_url)
-            if (type_url in self.whole and asked - {"*"}) or (was_whole and type_url not in self.whole):
+            begins_to_mix = (type_url in self.whole and asked - {"*"}) or (was_whole and type_url not in self.whole)
+            if begins_to_mix and not first:
                 self.mixed.add(type_url)
         else:
             asked, dropped = set(request.resource_names_subscribe), set(request.resource_names_unsubscribe)
@@ -137,7 +144,7 @@ class Session:
                 offered.update(request.initial_resource_versions)
                 if request.initial_resource_versions:
                     asked -= {"*", *request.initial_resource_versions}
-            elif "*" in asked:
+            elif "*" in asked and type_url in WHOLE:
                 offered.clear()
             if dropped and type_url in self.whole:
                 self.unanswered.add(type_url)
@@ -154,19 +161,61 @@ class Session:
         if first and type_url == EDS:
             self.again |= self.renewed
 
+    def new_in(self, response: Response) -> list[str]:
+        """What the last response of its type adds or changes."""
+        had = self.had[TypeUrl(response.type_url)]
+        return [r.name for r in response.resources if had.get(r.name) != r.version]
+
+    def is_in_vain(self, response: Response, name: str) -> bool:
+        """Whether a client that refuses a name may get it again with the rest, in a response that is the whole truth."""
+        type_url = TypeUrl(response.type_url)
+        if self.client.variant == "delta" or type_url not in WHOLE:
+            return False
+        had, version = self.had[type_url], next(r.version for r in response.resources if r.name == name)
+        is_sure = name in had or type_url not in self.unsure | self.mixed
+        return had.get(name) == version or not is_sure or bool(self.client.outbox)
+
+    def _expect_again(self, type_url: TypeUrl, named: Collection[str], *, is_sure: bool) -> None:
+        """Nothing of the last response was taken: what the names do not concern is due as it was before."""
+        had, offered, last = self.had[type_url], self.offered[type_url], self._last[type_url]
+        for name in {r.name for r in last.resources} & offered.keys() - set(named):
+            if name in had and had[name] == offered[name]:
+                if type_url == EDS:
+                    self.again.add(name)
+            elif name in had:
+                offered[name] = had[name]
+            else:
+                del offered[name]
+        gone = set(last.removed) if self.client.variant == "delta" else had.keys() - {r.name for r in last.resources}
+        # Without a name it is not known whether removals were taken.
+        for name in gone & had.keys() - offered.keys() - self.owed[type_url] if is_sure else ():
+            if self._wants(type_url, name):
+                offered[name] = had[name]
+        self.owed[type_url] |= {n for n in self._owed_before[type_url] - set(named) if self._wants(type_url, n)}
+
     def _expect_to_park(self, type_url: TypeUrl, error: str) -> None:
         had, offered = self.had[type_url], self.offered[type_url]
         current = self._snapshot.of_type(type_url)
-        for name in error.partition(": ")[2].split():
-            version = offered.get(name, "")
+        named = error.partition(": ")[2].split()
+        # What it had before it refuses in vain: it keeps that.
+        refused = {
+            n: v
+            for n in named or [r.name for r in self._last[type_url].resources]
+            if (v := offered.get(n)) and had.get(n) != v and (n in had or type_url not in self.unsure | self.mixed)
+        }
+        if error.startswith(WHOLLY) or (refused and not named):
+            self._expect_again(type_url, named or refused, is_sure=bool(named) or self.client.variant == "sotw")
+        for name, version in refused.items():
+            del offered[name]
+            if name in had:
+                offered[name] = had[name]
+            # One of several that is not named is offered again, with others or alone.
             if (
-                version and had.get(name) != version and (name in had or type_url not in self.unsure | self.mixed)
-            ):  # else it refuses what it has had before, and keeps that
-                del offered[name]
-                if name in had:
-                    offered[name] = had[name]
-                if name in current and current[name].version == version:
-                    self.parked[type_url][name] = version
+                (named or len(self.new_in(self._last[type_url])) == 1)
+                and name in current
+                and current[name].version == version
+            ):
+                self.parked[type_url][name] = version
 
     def check_answered(self) -> None:
         """With nothing under way, whatever was asked for has been answered, if only by its absence where that can be told."""
@@ -202,11 +251,12 @@ class Session:
         for name, version in got.items():
             assert self.parked[type_url].get(name) != version, f"refused, and offered again: {name} in {response}"
         whole = isinstance(self.client, SotwClient) and type_url in WHOLE
+        self._last[type_url], self._owed_before[type_url] = response, set(self.owed[type_url])
         unanswered = type_url in self.unanswered
         self.unanswered.discard(type_url)
         self.owed[type_url] -= self.owed[type_url] if whole else {*names, *response.removed}
         if whole:
-            assert unanswered or got != offered, f"nothing new: {response}"
+            assert unanswered or self._owed_before[type_url] or got != offered, f"nothing new: {response}"
             self.offered[type_url] = got
         else:
             assert unanswered or got or response.removed, f"empty: {response}"

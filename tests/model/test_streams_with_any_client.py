@@ -9,7 +9,7 @@ from isthmus.xds.protocol.response import Outcome
 from isthmus.xds.resource import TypeUrl
 from tests.model.client import Client, DeltaClient, SotwClient
 from tests.model.served import EDS, ORDER, RDS, World
-from tests.model.session import Session
+from tests.model.session import WHOLLY, Session
 
 TYPES = st.sampled_from(ORDER)
 NAMES = st.sampled_from("abc")
@@ -77,13 +77,24 @@ class AnyClient(RuleBasedStateMachine):
             error = ""
             if refuse is None:
                 error = "no"
-                self.client.refuse(response)
-            elif named := [r.name for r in response.resources[refuse]]:
+                self.client.refuse(response, self.session.new_in(response))
+            elif named := self.client.may_refuse(response)[refuse]:
                 error = f"Error adding/updating resource(s): {' '.join(named)}"
                 self.client.refuse_some(response, named)
             else:
                 self.client.take(response)
             self.client.answer(response, error, add)
+        if read:
+            self.to_server(10)
+
+    @rule(which=st.integers(0, 3), read=st.booleans())
+    def take_nothing(self, which: int, read: bool) -> None:
+        """Refuse all of a response for the sake of one resource, by name."""
+        names = self.client.may_refuse(self.session.inbox[0]) if self.session.inbox else []
+        if which < len(names) and not self.session.is_in_vain(self.session.inbox[0], name := names[which]):
+            response = self.session.inbox.popleft()
+            self.client.refuse_for(response, name)
+            self.client.answer(response, f"{WHOLLY}{name}")
         if read:
             self.to_server(10)
 

@@ -44,7 +44,7 @@ class Envoy:
         type_url = TypeUrl(response.type_url)
         if error:
             self.may_break = True
-            self.client.refuse(response)
+            self.client.refuse(response, self.session.new_in(response))
             self.client.answer(response, error)
             self._ask_for_routes()
             return
@@ -126,11 +126,14 @@ class Envoy:
         for status in self.session.stream.status():
             assert not status.in_flight
             assert status.sent_generation == world.snapshot.generation
-            assert (status.acked_generation == world.snapshot.generation) == (not status.error)
-            assert bool(status.error) == (TypeUrl(status.type_url) in self.client.refused)
+            refused = TypeUrl(status.type_url) in self.client.refused
+            assert (status.acked_generation == world.snapshot.generation) == (not refused)
+            assert bool(status.error) == (refused or bool(status.parked))
 
 
 class EnvoyOnBothVariants(RuleBasedStateMachine):
+    """Rule 35."""
+
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
@@ -191,7 +194,7 @@ class EnvoyOnBothVariants(RuleBasedStateMachine):
         self._change(changes)
         self.world.restart()
         for envoy in self.envoys:
-            has_all = not changes and not any(envoy.client.refused_names.values())
+            has_all = not changes and not envoy.client.lacks_any
             envoy.reconnect(self.world)
             if has_all:
                 shown = [t for t in ORDER if envoy.client.can_show(t)]
@@ -207,7 +210,7 @@ class EnvoyOnBothVariants(RuleBasedStateMachine):
             envoy.settle(self.world)
             envoy.check_settled(self.world)
         sotw, delta = (e.client for e in self.envoys)
-        if not any((*sotw.refused_names.values(), *delta.refused_names.values())):
+        if not (sotw.lacks_any or delta.lacks_any):
             for type_url in ORDER:
                 wanted = sotw.names[type_url] if type_url in (EDS, RDS) else sotw.held[type_url].keys()
                 assert {n: sotw.held[type_url].get(n) for n in wanted} == {

@@ -124,7 +124,10 @@ def test_hints_and_history_change_nothing_but_time_for_grpc(history: list[Mesh])
 
 @given(meshes)
 def test_grpc_finds_nothing_that_it_refuses(mesh: Mesh) -> None:
-    """The rules of gRFC A27, A37 and A71: one refused resource would leave a client without a service."""
+    """The rules of gRFC A27, A37 and A71: one refused resource would leave a client without a service.
+
+    Rules 43, 44, 45 and 46.
+    """
     translation = translate(mesh)
     resources = to_grpc_view(translation).resources
     clusters = {name: Cluster.FromString(r.body) for name, r in resources[TypeUrl.CLUSTER].items()}
@@ -154,7 +157,7 @@ def test_grpc_finds_nothing_that_it_refuses(mesh: Mesh) -> None:
 
 @given(meshes)
 def test_grpc_calls_what_envoy_calls(mesh: Mesh) -> None:
-    """Every host name that Envoy routes by, but for patterns, is a listener, and leads to the same service."""
+    """Every host name that Envoy routes by, but for patterns, is a listener, and leads to the same service. Rule 44."""
     translation = translate(mesh)
     owners: dict[str, str] = {}
     for resource in translation.resources[TypeUrl.ROUTE].values():
@@ -171,7 +174,7 @@ def test_grpc_calls_what_envoy_calls(mesh: Mesh) -> None:
 
 @given(meshes)
 def test_whatever_is_referred_to_exists(mesh: Mesh) -> None:
-    """Routes and TCP listeners lead to clusters; each EDS cluster has its assignment, and no assignment is left over."""
+    """Routes and TCP listeners lead to clusters; each EDS cluster has its assignment, and no assignment is left over. Rule 39."""
     resources = translate(mesh).resources
     clusters = {name: Cluster.FromString(r.body) for name, r in resources[TypeUrl.CLUSTER].items()}
     assert all(name == cluster.name for name, cluster in clusters.items())

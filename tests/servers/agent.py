@@ -51,6 +51,7 @@ class AgentProcess(Process):
         }
         if machine is None:
             self.settings |= {name: free_port() for name in ("statusPort", "readinessPort", "envoyPrometheusPort")}
+            self.settings["dns"] = {"enabled": False}
         self.settings |= settings
         self.write()
         argv: list[str | Path] = [ISTHMUS, "agent", "-c", self.file]

@@ -19,9 +19,10 @@ CLIENT_TIMEOUT = aiohttp.ClientTimeout(5)
 class Upstream:
     """An HTTP service on a port of 127.0.0.1, of this machine or another one, that answers with its name."""
 
-    def __init__(self, name: str, port: int = 0, machine: Machine | None = None) -> None:
+    def __init__(self, name: str, port: int = 0, machine: Machine | None = None, address: str = "127.0.0.1") -> None:
         self.name = name
         self.port = port
+        self.address = address
         self.requests = 0
         self._machine = machine
         self._runner: web.AppRunner | None = None
@@ -32,10 +33,10 @@ class Upstream:
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         if self._machine is None:
-            await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+            await web.TCPSite(self._runner, self.address, self.port).start()
         else:
             with self._machine.entered():
-                sock = socket.create_server(("127.0.0.1", self.port))
+                sock = socket.create_server((self.address, self.port))
             await web.SockSite(self._runner, sock).start()
         self.port = self._runner.addresses[0][1]
 

@@ -6,6 +6,7 @@ Durations are in seconds. `service` is `name.namespace`.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 import msgspec
 
@@ -79,6 +80,26 @@ class Released(msgspec.Struct, frozen=True):
 
     service: str
     instances: int
+
+
+class WorkloadState(msgspec.Struct, frozen=True):
+    """A workload that is registered with the bridge."""
+
+    id: str
+    service: str
+    address: str
+    ports: Mapping[str, int]
+    health: str
+    weight: int
+    labels: Mapping[str, str]
+    epoch: int
+    ttl: int
+    bridge: str
+    """The replica that watches over its heartbeats."""
+    heard_s_ago: float
+    """As far as the replica knows that answers: of what others hear it learns only when it has to."""
+    held: bool
+    """It is silent, and served all the same: too many are, or the replica that watches over it is silent."""
 
 
 class Verdict(enum.Enum):

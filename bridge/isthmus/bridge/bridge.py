@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,16 +21,23 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, Info, PlatformCollector, ProcessCollector
 
 from isthmus.bridge.adapters import to_adapter, to_status
-from isthmus.bridge.config import Config, Registry, split_address
+from isthmus.bridge.config import Config, Registry, TLSListenConfig, WorkloadsRegistry
 from isthmus.bridge.http import application
 from isthmus.bridge.metrics import RegistryCollector
 from isthmus.bridge.preflight import PreflightError, preflight
+from isthmus.bridge.registrations import Registrations, replica_name
 from isthmus.bridge.state import StateError, VirtualIPs
+from isthmus.registry import vip
 from isthmus.registry.hub import Hub
+from isthmus.registry.kv.config import DirectoryStoreConfig
+from isthmus.registry.kv.edge import StoreError
+from isthmus.registry.kv.opened import open_store
 from isthmus.registry.model import Catalog, Conflict, Service, ServiceKey
+from isthmus.registry.settings import split_address
 from isthmus.registry.source import SourceRules
 from isthmus.registry.thread import in_thread, is_large
 from isthmus.xds.group import ProxyGroup
+from isthmus.xds.server.certificates import CertificateError, Certificates
 from isthmus.xds.server.grpc_aio import GrpcAioTransport
 from isthmus.xds.server.metrics import XdsMetrics
 from isthmus.xds.server.server import XdsServer
@@ -49,6 +56,10 @@ class StartError(Exception):
     """The bridge cannot start, or not with that configuration; one sentence for the operator."""
 
 
+LET_GO = 500
+"""Parts of a translation that are let go of before the loop sees to something else."""
+
+
 class Bridge:
     """The bridge of one configuration. `start`, then `stop`; `failed` ends when something inside has crashed."""
 
@@ -60,15 +71,27 @@ class Bridge:
         self._conflicts: tuple[Conflict, ...] = ()
         self._reported: frozenset[Conflict] = frozenset()
         self.xds_address = ""
+        self.xds_tls_address = ""
         self.http_address = ""
         self.stopping = False
-        self._settings = MeshSettings(config.mesh.domain, config.mesh.outbound_address, config.mesh.outbound_port)
+        self._settings = MeshSettings(
+            config.mesh.domain,
+            config.mesh.outbound_address,
+            config.mesh.outbound_port,
+            vip.shared_address(config.mesh.virtual_ips),
+        )
+        self.registrations: Registrations | None = None
+        """What registers here; None where no registry is configured for it."""
+        self._registering: asyncio.Task[None] | None = None
+        self._translation: Translation | None = None
+        self._crashed: asyncio.Future[None] | None = None
         self._publishing = asyncio.Lock()
         """Held while views are made from those before."""
         self._stack = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
         """Listen, and begin to read the registries. Raises StartError."""
+        self._crashed = asyncio.get_running_loop().create_future()
         try:
             await self._start()
         except BaseException:
@@ -78,10 +101,7 @@ class Bridge:
     async def _start(self) -> None:
         config = self.config
         await _look_ahead(config)
-        try:
-            self._vips = VirtualIPs(Path(config.state_dir), config.mesh.virtual_ips)
-        except StateError as e:
-            raise StartError(str(e)) from None
+        await self._open_store()
         metrics = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=metrics)
@@ -107,25 +127,40 @@ class Bridge:
             self.xds_address = await self.server.listen(config.xds.address)
         except OSError as e:
             raise StartError(f"xds.address {config.xds.address}: {e.strerror or e}") from None
+        if config.xds.tls is not None:
+            self.xds_tls_address = await self._listen_with_tls(config.xds.tls)
         for registry in config.registries:
             self._add(registry)
         self.hub.prefer([r.name for r in config.registries], config.merge_rules)
-        self._pipeline = asyncio.create_task(self._run(), name="pipeline")
-        self._views_wanted = asyncio.create_task(self._make_wanted(), name="views")
-        self._stack.push_async_callback(_cancel, self._pipeline, self._views_wanted)
-        log.info("bridge.started", xds=self.xds_address, http=self.http_address, registries=list(self.hub.statuses))
+        tasks = (
+            self._spawn(self._run(), "pipeline"),
+            self._spawn(self._make_wanted(), "views"),
+            self._spawn(self.vips.run(), "addresses"),
+            self._spawn(self._publish_late_addresses(), "late addresses"),
+        )
+        self._stack.push_async_callback(_cancel, *tasks)
+        self._stack.push_async_callback(self._stop_registering)
+        await self._register_or_not(config)
+        log.info(
+            "bridge.started",
+            xds=self.xds_address,
+            xds_tls=self.xds_tls_address,
+            http=self.http_address,
+            registries=list(self.hub.statuses),
+        )
 
     async def stop(self) -> None:
         """End everything in the opposite order; proxies are told to come back, and the HTTP side says so to the last."""
         self.stopping = True
         await self._stack.aclose()
+        if self._crashed is not None:
+            self._crashed.cancel()
 
     async def failed(self) -> None:
-        """Wait until the pipeline ends by itself, which it does only by raising."""
-        tasks = (self._pipeline, self._views_wanted)
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        """Wait until something ends by itself, which it does only by raising. Cancelled when the bridge is stopped."""
+        if self._crashed is None:
+            raise RuntimeError("start() comes before failed()")
+        await asyncio.shield(self._crashed)
 
     @property
     def conflicts(self) -> tuple[Conflict, ...]:
@@ -153,9 +188,9 @@ class Bridge:
         for name in changed:
             if name in before and name in after:
                 same_kind = type(before[name]) is type(after[name])
-                status = self.hub.statuses[name] if same_kind else to_status(after[name])
-                status.address = to_status(after[name]).address
-                await self.hub.replace(to_adapter(after[name], status), status)
+                status = self.hub.statuses[name] if same_kind else to_status(after[name], self.store)
+                status.address = to_status(after[name], self.store).address
+                await self.hub.replace(to_adapter(after[name], status, self.store), status)
             elif name in after:
                 self._add(after[name])
         new, gone = after.keys() - before.keys(), before.keys() - after.keys()
@@ -168,11 +203,57 @@ class Bridge:
             self.hub.prefer(list(after), config.merge_rules)
         taken_over = {f: getattr(config, f) for f in ("registries", "merge", "doubt", "sync_timeout")}
         self.config = msgspec.structs.replace(self.config, **taken_over)
+        await self._register_or_not(config)
         log.info("bridge.reloaded", registries=list(after), changed=changed)
 
     def _add(self, registry: Registry) -> None:
-        status = to_status(registry)
-        self.hub.add(to_adapter(registry, status), status)
+        status = to_status(registry, self.store)
+        self.hub.add(to_adapter(registry, status, self.store), status)
+
+    async def _open_store(self) -> None:
+        config, directory = self.config, Path(self.config.state_dir)
+        try:
+            self.store = open_store(config.store, directory)
+            self._stack.push_async_callback(self.store.close)
+            own = isinstance(config.store, DirectoryStoreConfig)
+            self.vips = VirtualIPs(self.store, config.mesh.virtual_ips, None if own else directory)
+            await self.vips.load()
+        except (StateError, StoreError) as e:
+            raise StartError(str(e)) from None
+
+    async def _register_or_not(self, config: Config) -> None:
+        """Take registrations, or no longer, as there is a registry for them."""
+        if not any(isinstance(registry, WorkloadsRegistry) for registry in config.registries):
+            await self._stop_registering()
+        elif self.registrations is None:
+            name = replica_name(socket.gethostname(), self.http_address)
+            self.registrations = Registrations(self.store, name, self.config.guard)
+            self._registering = self._spawn(self.registrations.run(), "registrations")
+
+    async def _stop_registering(self) -> None:
+        self.registrations = None
+        if self._registering is not None:
+            await _cancel(self._registering)
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """A task whose failure is this bridge's."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._crashed is not None and not self._crashed.done():
+            self._crashed.set_exception(error)
+
+    async def _listen_with_tls(self, tls: TLSListenConfig) -> str:
+        certificates = Certificates(tls.cert_file, tls.key_file, tls.ca_file)
+        try:
+            return await self.server.listen(tls.address, certificates.latest)
+        except CertificateError as e:
+            raise StartError(f"xds.tls: {e}") from None
+        except OSError as e:
+            raise StartError(f"xds.tls.address {tls.address}: {e.strerror or e}") from None
 
     async def _serve_http(self, address: str, metrics: CollectorRegistry) -> str:
         host, port = split_address(address, ["http", "address"])
@@ -187,21 +268,24 @@ class Bridge:
         return f"{address.rpartition(':')[0]}:{real}"
 
     async def _run(self) -> None:
-        translation: Translation | None = None
         async for catalog in self.hub.catalogs():
-            try:
-                self.virtual_ips = await self._vips.assign(catalog)
-            except StateError as e:
-                # The services that have their address go on; the others get no listener and are named as conflicts.
-                log.error("bridge.virtual_ips_failed", error=str(e))  # noqa: TRY400 - a sentence, no traceback
+            self.vips.take(catalog)
+            await self.vips.settle()
             async with self._publishing:
-                translation = await self._publish(catalog, translation)
+                before, self._translation = self._translation, await self._publish(catalog, self._translation)
             # What comes while proxies are still being told is told in one piece.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FAN_OUT_SECONDS):
                     await self.server.fanned_out()
+            # The end of thousands of parts takes long, too: a few at a time.
+            parts = list(before.progress.parts.values()) if before else []
+            del before
+            while parts:
+                del parts[-LET_GO:]
+                await asyncio.sleep(0)
 
     async def _publish(self, catalog: Catalog, before: Translation | None) -> Translation:
+        self.virtual_ips = self.vips.assigned
         mesh = Mesh(catalog, self._settings, self.virtual_ips)
         step = partial(_make, mesh, before, self.views, self.server.groups)
         translation, views = await in_thread(step) if _is_large(catalog, self.catalog) else step()
@@ -214,6 +298,16 @@ class Bridge:
             changed = {t.short: len(names) for t, names in views.envoy.log[-1].names.items()}
             log.debug("bridge.published", generation=views.envoy.generation, **changed)
         return translation
+
+    async def _publish_late_addresses(self) -> None:
+        """Publish again when services have got an address that were published without one."""
+        while True:
+            await self.vips.changed.wait()
+            self.vips.changed.clear()
+            async with self._publishing:
+                if self._translation is not None and self.virtual_ips is not self.vips.assigned:
+                    same = msgspec.structs.replace(self.catalog, changed=frozenset(), changed_at=None)
+                    self._translation = await self._publish(same, self._translation)
 
     async def _make_wanted(self) -> None:
         """Make the views that nobody asked for before."""
@@ -261,7 +355,7 @@ def _names(service: Service | None) -> object:
     return service and (service.ports, service.hostnames)
 
 
-_FIXED = ("audit", "drain", "guard", "http", "mesh", "state_dir", "xds")
+_FIXED = ("audit", "drain", "guard", "http", "mesh", "state_dir", "store", "xds")
 """Fields of the configuration that need a restart."""
 
 

@@ -19,11 +19,16 @@ FIXES = {
     "Stale": "see that it runs and can be reached from here; what it said last is served meanwhile",
     "InDoubt": "give the token the right to read all that it shall carry, or wait for the registry to finish its start",
     "Feed": "see that each server has the bridge in its service-url, with the right user and password, and can reach it",
+    "Store": "see that it can be reached and written; what has its address keeps it meanwhile",
+    "Silent": "see that it and the bridge it registers with run and reach each other; it is served until its hold is over",
     "Held": "isthmus holds shows them; once it is true that they are gone, isthmus holds release NAME",
     "Drift": "the log has what differed (registry.drift); it was put right, and should be reported",
     "Rejected": "isthmus proxy-status shows what it refused; it keeps what it had",
 }
 """What to do, by code, in the order in which findings are told."""
+
+NAMED_WAITING = 5
+"""Services without an address that a finding names."""
 
 
 def examine_bridge(bridge: Bridge) -> tuple[Finding, ...]:
@@ -35,6 +40,20 @@ def examine_bridge(bridge: Bridge) -> tuple[Finding, ...]:
         for t in proxy.types
         if t.error
     ]
+    if problem := bridge.vips.problem:
+        waiting = ", ".join(sorted(bridge.vips.waiting)[:NAMED_WAITING]) or "none"
+        text = f"the addresses of TCP services cannot be agreed on: {problem}; without one are {waiting}"
+        found.append(("Store", bridge.store.where, text))
+    if bridge.registrations is not None:
+        found += [
+            (
+                "Silent",
+                w.id,
+                f"this workload of {w.service} is silent, and served all the same: so are many, or its bridge {w.bridge}",
+            )
+            for w in bridge.registrations.states()
+            if w.held
+        ]
     ranks = {code: rank for rank, code in enumerate(FIXES)}
     found.sort(key=lambda f: ranks[f[0]])
     quarantined = (q for status in bridge.hub.statuses.values() for q in status.quarantined)

@@ -11,6 +11,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from isthmus.bridge.questions import add_questions
+from isthmus.bridge.registering import add_workloads
 from isthmus.bridge.registries import held, leaving
 from isthmus.registry.origin import OriginStatus
 
@@ -46,6 +47,7 @@ def application(bridge: Bridge, metrics: CollectorRegistry) -> web.Application:
     app.router.add_get("/debug/catalog", catalog)
     app.router.add_get("/debug/proxies", proxies)
     add_questions(app, bridge)
+    add_workloads(app, bridge)
     return app
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from isthmus.bridge.config import Config, FileRegistry, NetworkRegistry
+from isthmus.bridge.config import Config, FileRegistry, NetworkRegistry, WorkloadsRegistry
 from isthmus.bridge.state import StateError, read_virtual_ips
 from isthmus.registry.file.find import begin_of
+from isthmus.registry.kv.config import ConsulStoreConfig, DirectoryStoreConfig, EtcdStoreConfig
+from isthmus.registry.settings import split_address
+from isthmus.xds.server.certificates import CertificateError, Certificates
 
 
 class PreflightError(Exception):
@@ -23,8 +27,15 @@ def preflight(config: Config) -> list[str]:
 
     """
     for registry in config.registries:
-        if not isinstance(registry, FileRegistry):
-            _check_tls(registry)
+        if not isinstance(registry, FileRegistry | WorkloadsRegistry):
+            _check_tls(registry, f"registry {registry.name}")
+    if not isinstance(config.store, DirectoryStoreConfig):
+        _check_tls(config.store, "store")
+    if (tls := config.xds.tls) is not None:
+        try:
+            Certificates(tls.cert_file, tls.key_file, tls.ca_file).read()
+        except CertificateError as e:
+            raise PreflightError(f"xds.tls: {e}") from None
     try:
         read_virtual_ips(Path(config.state_dir), config.mesh.virtual_ips)
     except StateError as e:
@@ -39,28 +50,37 @@ def _remarks(config: Config) -> Iterator[str]:
         for begin in sorted({str(begin_of(pattern)) for pattern in registry.patterns}):
             if not Path(begin).exists():
                 yield f"registry {registry.name}: {begin} is not there (yet)"
+    if config.http.token or not any(isinstance(registry, WorkloadsRegistry) for registry in config.registries):
+        return
+    if not _is_loopback(split_address(config.http.address, [])[0]):
+        yield f"whoever reaches http.address {config.http.address} can register workloads: there is no http.token"
 
 
-def _check_tls(registry: NetworkRegistry) -> None:
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_tls(config: NetworkRegistry | ConsulStoreConfig | EtcdStoreConfig, who: str) -> None:
     for field in ("ca_file", "cert_file", "key_file"):
-        path = getattr(registry, field)
+        path = getattr(config, field)
         try:
             if path:
                 Path(path).read_bytes()
         except OSError as e:
-            raise PreflightError(f"registry {registry.name}: {field} {path}: {e.strerror}") from None
+            raise PreflightError(f"{who}: {field} {path}: {e.strerror}") from None
     try:
-        context = ssl.create_default_context(cafile=registry.ca_file or None)
+        context = ssl.create_default_context(cafile=config.ca_file or None)
     except ssl.SSLError:
-        raise PreflightError(
-            f"registry {registry.name}: ca_file {registry.ca_file}: expected certificates in PEM form"
-        ) from None
-    if registry.cert_file:
+        raise PreflightError(f"{who}: ca_file {config.ca_file}: expected certificates in PEM form") from None
+    if config.cert_file:
         try:
-            context.load_cert_chain(registry.cert_file, registry.key_file, password=_no_password)
+            context.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
         except ssl.SSLError:
             raise PreflightError(
-                f"registry {registry.name}: cert_file {registry.cert_file}, key_file {registry.key_file}: expected a "
+                f"{who}: cert_file {config.cert_file}, key_file {config.key_file}: expected a "
                 "certificate and its key, without a password, in PEM form"
             ) from None
 

@@ -11,16 +11,12 @@ from pathlib import Path
 import structlog
 
 from isthmus.bridge.bridge import Bridge, StartError
-from isthmus.bridge.config import Config, ConfigError, load
-from isthmus.registry.file.find import Place
-from isthmus.registry.file.watch import watched_for, watching
+from isthmus.bridge.config import Config, load
+from isthmus.registry.file.config_watch import appearance, watch_config
+from isthmus.registry.settings import ConfigError
 
 log = structlog.get_logger()
 
-SETTLE = 0.3
-"""Seconds without a change after which the file counts as finished: half of it may be valid, with fewer registries."""
-TICK = 15.0
-"""Seconds after which the file is looked at again, event or not, and after which watching is tried again."""
 SWITCH = 0.001
 """Seconds after which a thread lets another one go on that waits for it."""
 
@@ -49,12 +45,12 @@ async def run(path: Path, config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
-    seen = await asyncio.to_thread(_looks, path)
+    seen = await asyncio.to_thread(appearance, path)
     bridge = Bridge(config)
     await bridge.start()
     tasks = [
         asyncio.create_task(bridge.failed(), name="pipeline watch"),
-        asyncio.create_task(_watch(path, seen, reload), name="config watch"),
+        asyncio.create_task(watch_config(path, seen, reload), name="config watch"),
         asyncio.create_task(_reload(path, bridge, reload), name="config reload"),
     ]
     stopped = asyncio.create_task(stop.wait(), name="signal")
@@ -72,34 +68,6 @@ async def run(path: Path, config: Config) -> int:
         await bridge.stop()
     log.info("bridge.stopped")
     return CRASHED if crash else 0
-
-
-async def _watch(path: Path, seen: tuple[int, ...], reload: asyncio.Event) -> None:
-    """Asks for a reload when the file has become another one, by inotify and, where that fails, by looking."""
-    while True:
-        try:
-            what = await asyncio.to_thread(watched_for, [Place(path, (0, 0), (path,))])
-            async with watching(what) as watch:
-                touched: frozenset[Path] = frozenset()
-                while not touched and await asyncio.to_thread(_looks, path) == seen:
-                    touched = await watch.changed(TICK)
-                while await watch.changed(SETTLE):
-                    pass
-            before, seen = seen, await asyncio.to_thread(_looks, path)
-            if seen != before:
-                reload.set()
-        except OSError as e:
-            log.warning("bridge.config_not_watched", path=str(path), error=e.strerror or str(e), again_in_s=TICK)
-            await asyncio.sleep(TICK)
-
-
-def _looks(path: Path) -> tuple[int, ...]:
-    """What differs when the file is replaced or written to; empty when it is not there."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return ()
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 async def _reload(path: Path, bridge: Bridge, wanted: asyncio.Event) -> None:

@@ -120,7 +120,9 @@ def _in_origin(name: str, source: Source, key: ServiceKey, endpoint: Endpoint) -
     instance = _find(source.listed.services.get(key), endpoint)
     if instance is not None:
         at = f", cursor {source.listed.cursor}" if source.listed.cursor else ""
-        yield Stage("registry", name, Verdict.PASSED, f"lists it as {instance.id}{at}{age}")
+        applied = instance.provenance.get("conventions", "")
+        by = f"; read by the conventions {applied}" if applied else ""
+        yield Stage("registry", name, Verdict.PASSED, f"lists it as {instance.id}{at}{by}{age}")
         yield Stage("health", name, *_health(instance))
         return
     held = next((h for h in source.holds if h.key == key and endpoint.is_served_by(h.instance)), None)
