@@ -106,8 +106,8 @@ def reviews(load: Load) -> set[str]:
 
 
 async def test_bookinfo(world: World) -> None:
-    """The jobs run, and no request fails while one application is not well, while all of it is deployed anew, and while a client is
-    drained. Random ports are one port of one service."""
+    """The jobs run, and no request fails while one application is not well, while all of it is deployed anew, and while a client
+    is drained. Random ports are one port of one service."""
     known = await world.service("reviews")
     assert [port["number"] for port in known["ports"]] == [9080]
     assert len({tuple(i["ports"].items()) for i in known["instances"]}) == 6

@@ -1,7 +1,7 @@
 """A machine with a Debian of its own and a running systemd: what a package is installed on.
 
-Namespaces all the way: its processes, its mounts and its network are its own, and all of it ends with the test's process. The tree is
-thrown away with it.
+Namespaces all the way: its processes, its mounts and its network are its own, and all of it ends with the test's process. The
+tree is thrown away with it.
 """
 
 from __future__ import annotations

@@ -48,7 +48,11 @@ def unmet(conditions: Iterable[Condition], status: AgentStatus) -> Iterator[str]
         if condition.kind == "ready" and not status.ready:
             yield f"ready ({'; '.join(status.missing)})"
         elif condition.kind == "dns" and not status.dns:
-            yield "dns (the agent has no DNS server: write `dns: {}` in its configuration)" if status.dns is None else "dns"
+            yield (
+                "dns (the agent has no DNS server: write `dns: {}` in its configuration)"
+                if status.dns is None
+                else "dns"
+            )
         elif condition.kind == "registered":
             yield from (f"registered ({s.id}: {s.unregistered})" for s in status.services if s.unregistered)
         elif condition.kind == "upstream":

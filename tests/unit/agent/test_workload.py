@@ -83,7 +83,10 @@ def test_an_entry_is_one_too() -> None:
     ("change", "said"),
     [
         (("kind: WorkloadGroup", "kind: Gateway"), "workloadgroup.yaml:3: kind: 'Gateway': expected WorkloadGroup or"),
-        (("http: 9080", "http: 908000"), "spec.template.ports: expected a mapping in which each entry is a whole number from 1"),
+        (
+            ("http: 9080", "http: 908000"),
+            "spec.template.ports: expected a mapping in which each entry is a whole number from 1",
+        ),
         (("drainDuration: 5s", "drainDuration: soon"), "expected a duration such as 45s"),
         (("drainDuration", "drainedDuration"), "unknown field `drainedDuration`"),
         (("drainDuration: 5s", "- 5s"), "the annotation proxy.istio.io/config: not YAML"),
