@@ -232,7 +232,8 @@ async def test_neither_a_crash_nor_an_upgrade_fails_a_request(town: Town, packag
         await town.do("rm isthmus_0*.deb\napt-get install ./isthmus_9.0.0_*.deb")
         await eventually(lambda: town.main_pid() not in (second, "0"), "the new one runs", 20, every=0.2)
         await town.do("isthmus agent wait --for ready,registered,dns --timeout 30s")
-        inbound.recent(), outbound.recent()
+        inbound.recent()
+        outbound.recent()
         await eventually(lambda: inbound.recent()["reviews"] and outbound.recent()["ratings"], "calls go on", every=0.3)
     assert (inbound.failures, outbound.failures) == ([], [])
     assert town.envoys() == [envoy]
@@ -295,12 +296,16 @@ def _settings(**more: object) -> dict[str, object]:
     return {
         "discoveryAddress": "isthmus.example.com:15010",
         "configPath": "/tmp/state",
+        "terminationDrainDuration": "10ms",
         "services": [{"name": "reviews", "ports": [{"name": "http", "port": 9070, "target": "127.0.0.1:9080"}]}],
     } | more
 
 
 AGENT, CHECK = "isthmus agent --config FILE", "isthmus agent --config FILE --check"
-REGISTERS = f"systemd-run --quiet --unit=bad --collect {AGENT}; isthmus agent wait --for registered --timeout 4s"
+REGISTERS = (
+    f"systemd-run --quiet --unit=bad --collect {AGENT}; "
+    "isthmus agent wait --timeout 60s && isthmus agent wait --for registered --timeout 2s"
+)
 INTERCEPT = "isthmus intercept --config FILE --proxy-uid isthmus-proxy"
 AS_PROXY = f"setpriv --reuid isthmus-proxy --regid isthmus-proxy --clear-groups {INTERCEPT}"
 BAD_TOKEN = "b1c4e5a0-0000-4000-8000-000000000000"  # noqa: S105 - one that no Consul has

@@ -22,7 +22,7 @@ from isthmus.agent.config import AgentConfig
 from isthmus.agent.dns.server import ListenError
 from isthmus.agent.envoy import EnvoyError, find, validate
 from isthmus.agent.machine import MachineError, find_address, has_ipv6, lock
-from isthmus.agent.names import NamesOfMesh
+from isthmus.agent.names import NamesOfMesh, resolvers
 from isthmus.agent.proxy import Proxy
 from isthmus.agent.services import Services
 from isthmus.agent.status import applications
@@ -248,7 +248,9 @@ class Agent:
             raise StartError(str(e)) from None
 
     def _bootstrap(self, config: AgentConfig) -> str:
-        return to_text(to_agent_bootstrap(config, self._address, ipv6=has_ipv6(), version=self.version))
+        asked = resolvers(config.dns)
+        made = to_agent_bootstrap(config, self._address, ipv6=has_ipv6(), version=self.version, resolvers=asked)
+        return to_text(made)
 
     async def _serve_status(self) -> None:
         status, readiness = applications(self)

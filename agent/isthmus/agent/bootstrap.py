@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.address_pb2 import Address, Pipe
 from envoy.config.core.v3.base_pb2 import DataSource, TrafficDirection
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch, ListenerFilter
 from envoy.config.listener.v3.listener_pb2 import AdditionalAddress, Listener
 from envoy.config.route.v3.route_components_pb2 import (
@@ -27,9 +28,11 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
     HttpFilter,
 )
+from envoy.extensions.network.dns_resolver.cares.v3.cares_dns_resolver_pb2 import CaresDnsResolverConfig
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from isthmus.agent.config import AgentConfig, ServiceConfig
+from isthmus.agent.dns.config import Address as DnsAddress
 from isthmus.agent.inbound import (
     not_captured_again,
     pack,
@@ -64,8 +67,13 @@ def admin_socket(config: AgentConfig) -> str:
     return "" if config.proxy_admin_port else f"{config.config_path}/admin.sock"
 
 
-def to_agent_bootstrap(config: AgentConfig, address: str, *, ipv6: bool, version: str) -> Bootstrap:
-    """Make the bootstrap. `address` is this machine's; `ipv6` says whether it has IPv6; `version` is the agent's."""
+def to_agent_bootstrap(
+    config: AgentConfig, address: str, *, ipv6: bool, version: str, resolvers: Sequence[DnsAddress] = ()
+) -> Bootstrap:
+    """Make the bootstrap. `address` is this machine's; `ipv6` says whether it has IPv6; `version` is the agent's.
+
+    `resolvers` are the DNS servers that Envoy asks; none: those of the machine.
+    """
     (host, port), *replicas = (split_address(bridge, ["discoveryAddress"]) for bridge in config.bridges)
     tls = config.discovery_tls
     bootstrap = to_bootstrap(
@@ -84,6 +92,14 @@ def to_agent_bootstrap(config: AgentConfig, address: str, *, ipv6: bool, version
     admin = Address(pipe=Pipe(path=admin_socket(config), mode=0o600))
     if not config.proxy_admin_port:
         bootstrap.admin.address.CopyFrom(admin)
+    if resolvers:
+        servers = [socket_address(host, number) for host, number in resolvers]
+        bootstrap.typed_dns_resolver_config.CopyFrom(
+            TypedExtensionConfig(
+                name="envoy.network.dns_resolver.cares",
+                typed_config=pack(CaresDnsResolverConfig(resolvers=servers)),
+            )
+        )
     static = bootstrap.static_resources
     static.clusters.extend(to_inbound_clusters(config, address))
     static.clusters.append(to_static_cluster(_PROMETHEUS, bootstrap.admin.address, config.connect_timeout))

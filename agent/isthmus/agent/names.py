@@ -8,7 +8,7 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from isthmus.agent.config import AgentConfig, TlsConfig
-from isthmus.agent.dns.config import DnsConfig
+from isthmus.agent.dns.config import Address, DnsConfig, listening, upstreams
 from isthmus.agent.dns.names import Names, to_node
 from isthmus.agent.dns.resolv import read_resolv_conf
 from isthmus.agent.dns.server import DnsServer, ListenError
@@ -58,6 +58,19 @@ class NamesOfMesh:
     def problems(self) -> list[str]:
         """What is wrong, in sentences for an operator."""
         return [*self._server.problems(), *self._names.problems()]
+
+
+def resolvers(dns: DnsConfig | None) -> tuple[Address, ...]:
+    """The servers that this machine's Envoy asks: those behind the agent's DNS, and none in particular when there is no such DNS.
+
+    The agent's would say of a server that is also a service of the mesh that it is at Envoy itself.
+    """
+    if dns is None:
+        return ()
+    own = listening(dns)
+    wanted = upstreams(dns) or read_resolv_conf().nameservers
+    # Envoy knows no scopes (fe80::1%eth0).
+    return tuple(a for a in dict.fromkeys(wanted) if a not in own and "%" not in a.host)
 
 
 def _credentials(tls: TlsConfig | None) -> grpc.ChannelCredentials | None:

@@ -21,6 +21,7 @@ from isthmus.cli.command import command
 from isthmus.cli.output import CommandError, Output, print_document
 from isthmus.registry.settings import ConfigError, read_settings
 
+Text = Annotated[str, Parameter(show_default=False)]
 _SECRET, _AUTHORITY = "token", "ca.pem"
 
 
@@ -38,8 +39,8 @@ def bundle(
     folder: Path,
     /,
     *,
-    node: str = "",
-    address: str = "",
+    node: Text = "",
+    address: Text = "",
     token: Path | None = None,
     ca: Path | None = None,
     output: Output = "table",
@@ -95,7 +96,7 @@ def group(
     namespace: str = "default",
     port: Annotated[tuple[str, ...], Parameter(negative=())] = ("http=8080",),
     label: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    locality: str = "",
+    locality: Text = "",
     discovery_address: str = "127.0.0.1:15010",
     bridge: str = "http://127.0.0.1:15014",
 ) -> None:
@@ -234,7 +235,10 @@ def _require_own(folder: Path) -> None:
 
 
 app = App(
-    name="workload", help="Make what a machine needs to join the mesh, from a WorkloadGroup.", help_format="plaintext"
+    name="workload",
+    help="Make what a machine needs to join the mesh, from a WorkloadGroup.",
+    help_format="plaintext",
+    help_epilogue="Examples:\n  isthmus workload group reviews > reviews.yaml\n  isthmus workload bundle reviews.yaml vm-1",
 )
 for _function in (bundle, group):
     app.command(command(_function))

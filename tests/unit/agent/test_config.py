@@ -33,6 +33,23 @@ def test_an_empty_file_is_an_agent_without_services() -> None:
     assert empty.registration == NoRegistration()
 
 
+@pytest.mark.parametrize(
+    ("text", "answered"),
+    [
+        ("{}", True),
+        ("dns:", True),
+        ("interceptionMode: REDIRECT", True),
+        ("dns: {enabled: false}", False),
+        ("{interceptionMode: TPROXY, dns: {enabled: false}}", False),
+        ("outbound: {mode: EXPLICIT}", False),
+        ("outbound: {mode: NONE}", False),
+        ("{outbound: {mode: EXPLICIT}, dns: {}}", True),
+    ],
+)
+def test_names_are_answered_where_they_lead_to_the_proxy(text: str, answered: bool) -> None:
+    assert (config(text).dns is not None) == answered
+
+
 def test_istios_names_are_taken() -> None:
     text = """
     discoveryAddress: isthmus.example:15010

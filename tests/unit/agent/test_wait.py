@@ -65,7 +65,7 @@ def test_what_is_not_registered_is_named() -> None:
 def test_waiting_for_a_dns_that_is_not_configured_says_so() -> None:
     (missing,) = unmet(parse_conditions("dns"), mk_status(dns=None))
 
-    assert "add dns to its configuration" in missing
+    assert "write `dns: {}` in its configuration" in missing
 
 
 @pytest.mark.parametrize("text", ["", "ready,", "upstream:", "upstream:a>1", "upstream:a>=x", "redy"])

@@ -16,7 +16,9 @@ from isthmus.cli.main import COMMANDS
 from tests.servers.process import free_port
 from tests.unit.cli.conftest import Pretender, Run
 
-SUBCOMMANDS = [(command,) for command in COMMANDS] + [("holds", "release"), ("explain", "endpoint")]
+SUBCOMMANDS = [(command,) for command in COMMANDS] + [
+    *(("holds", "release"), ("explain", "endpoint"), ("workload", "bundle"), ("workload", "group"))
+]
 
 
 class TestHelp:

@@ -97,7 +97,8 @@ class Parking:
         named = named_in(error, brought)
         names_any = bool(named)
         if not names_any:
-            named = [n for n in brought if n in fresh]
+            # What it has accepted before is sent again for the sake of something else.
+            named = [n for n, r in brought.items() if n in fresh and not (n in undo and undo[n].version == r.version)]
         parked: dict[str, Parked] = {}
         renewed: set[str] = set()
         in_vain = False
