@@ -55,6 +55,8 @@ class Session:
         """Types of which the client may hold what it has not been sent on this stream: it is not to be left out when refused."""
         self.mixed: set[TypeUrl] = set()
         """Types of which it asked for names beside the whole or in its place; as above, for good."""
+        self.doubtful: set[TypeUrl] = set()
+        """Types of which the client may have taken what it has refused, for it did not say what that was."""
         self.renewed: set[str] = set()
         """Clusters sent on this stream."""
         self.again: set[str] = set()
@@ -203,6 +205,8 @@ class Session:
             for n in named or [r.name for r in self._last[type_url].resources]
             if (v := offered.get(n)) and had.get(n) != v and (n in had or type_url not in self.unsure | self.mixed)
         }
+        if not named:
+            self.doubtful.add(type_url)
         if error.startswith(WHOLLY) or (refused and not named):
             self._expect_again(type_url, named or refused, is_sure=bool(named) or self.client.variant == "sotw")
         for name, version in refused.items():
@@ -256,7 +260,8 @@ class Session:
         self.unanswered.discard(type_url)
         self.owed[type_url] -= self.owed[type_url] if whole else {*names, *response.removed}
         if whole:
-            assert unanswered or self._owed_before[type_url] or got != offered, f"nothing new: {response}"
+            due = unanswered or self._owed_before[type_url] or type_url in self.doubtful
+            assert due or got != offered, f"nothing new: {response}"
             self.offered[type_url] = got
         else:
             assert unanswered or got or response.removed, f"empty: {response}"
