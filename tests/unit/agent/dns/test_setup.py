@@ -255,7 +255,7 @@ class TestSnippets:
     def test_an_agent_without_dns_is_not_asked(self, root: Path) -> None:
         config = root.parent / "agent.yaml"
         config.write_text("dns: {enabled: false}\n")
-        with pytest.raises(CommandError, match="the agent answers no names: write `dns: {}` in it"):
+        with pytest.raises(CommandError, match=r"the agent answers no names: write `dns: \{\}` in it"):
             app(["--mode", "dnsmasq", "--config", str(config), "--root", str(root)], exit_on_error=False)
 
     @pytest.mark.parametrize(
