@@ -55,8 +55,8 @@ class Session:
         """Types of which the client may hold what it has not been sent on this stream: it is not to be left out when refused."""
         self.mixed: set[TypeUrl] = set()
         """Types of which it asked for names beside the whole or in its place; as above, for good."""
-        self.doubtful: set[TypeUrl] = set()
-        """Types of which the client may have taken what it has refused, for it did not say what that was."""
+        self.suspects: dict[TypeUrl, dict[str, str]] = {t: {} for t in ORDER}
+        """What was refused together without saying which. The client may have taken it, so nothing it had before is sure."""
         self.renewed: set[str] = set()
         """Clusters sent on this stream."""
         self.again: set[str] = set()
@@ -73,6 +73,13 @@ class Session:
             current = snapshot.of_type(type_url)
             for name in [n for n, v in parked.items() if n not in current or current[n].version != v]:
                 del parked[name]
+        for type_url, suspects in self.suspects.items():
+            current, offered = snapshot.of_type(type_url), self.offered[type_url]
+            for name in [n for n, v in suspects.items() if n not in current or current[n].version != v]:
+                del suspects[name]
+                if name not in current or current[name].version == offered.get(name):
+                    offered.pop(name, None)
+                    self.owed[type_url].add(name)
         self.stream.update(snapshot)
         self.pump()
 
@@ -150,7 +157,7 @@ class Session:
                 offered.clear()
             if dropped and type_url in self.whole:
                 self.unanswered.add(type_url)
-        dropped |= {n for n in offered if not self._wants(type_url, n)}
+        dropped |= {n for n in (*offered, *self.suspects[type_url]) if not self._wants(type_url, n)}
         if asked:
             self.unanswered.add(type_url)
         owed = (self.owed[type_url] - dropped) | (asked - {"*"})
@@ -158,8 +165,10 @@ class Session:
         for name in asked | dropped:
             offered.pop(name, None)
             self.parked[type_url].pop(name, None)
+            self.suspects[type_url].pop(name, None)
         if "*" in asked:
             self.parked[type_url].clear()
+            self.suspects[type_url].clear()
         if first and type_url == EDS:
             self.again |= self.renewed
 
@@ -205,8 +214,6 @@ class Session:
             for n in named or [r.name for r in self._last[type_url].resources]
             if (v := offered.get(n)) and had.get(n) != v and (n in had or type_url not in self.unsure | self.mixed)
         }
-        if not named:
-            self.doubtful.add(type_url)
         if error.startswith(WHOLLY) or (refused and not named):
             self._expect_again(type_url, named or refused, is_sure=bool(named) or self.client.variant == "sotw")
         for name, version in refused.items():
@@ -214,12 +221,9 @@ class Session:
             if name in had:
                 offered[name] = had[name]
             # One of several that is not named is offered again, with others or alone.
-            if (
-                (named or len(self.new_in(self._last[type_url])) == 1)
-                and name in current
-                and current[name].version == version
-            ):
-                self.parked[type_url][name] = version
+            if name in current and current[name].version == version:
+                alone = named or len(self.new_in(self._last[type_url])) == 1
+                (self.parked if alone else self.suspects)[type_url][name] = version
 
     def check_answered(self) -> None:
         """With nothing under way, whatever was asked for has been answered, if only by its absence where that can be told."""
@@ -254,14 +258,15 @@ class Session:
         before = self.had[type_url] = dict(offered)
         for name, version in got.items():
             assert self.parked[type_url].get(name) != version, f"refused, and offered again: {name} in {response}"
+            if self.suspects[type_url].get(name) == version:
+                del self.suspects[type_url][name]
         whole = isinstance(self.client, SotwClient) and type_url in WHOLE
         self._last[type_url], self._owed_before[type_url] = response, set(self.owed[type_url])
         unanswered = type_url in self.unanswered
         self.unanswered.discard(type_url)
         self.owed[type_url] -= self.owed[type_url] if whole else {*names, *response.removed}
         if whole:
-            due = unanswered or self._owed_before[type_url] or type_url in self.doubtful
-            assert due or got != offered, f"nothing new: {response}"
+            assert unanswered or self._owed_before[type_url] or got != offered, f"nothing new: {response}"
             self.offered[type_url] = got
         else:
             assert unanswered or got or response.removed, f"empty: {response}"
