@@ -118,6 +118,16 @@ job "bookinfo" {
         provider = var.provider
         tags     = ["protocol=http", "port=9080", "version=${group.value.version}"]
 
+        # Consul has a place for it that is not tags.
+        dynamic "meta" {
+          for_each = var.provider == "consul" ? [1] : []
+          content {
+            protocol = "http"
+            port     = "9080"
+            version  = group.value.version
+          }
+        }
+
         # Through the proxy to the app: whoever passes can be called.
         check {
           type     = "http"

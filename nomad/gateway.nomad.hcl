@@ -78,6 +78,15 @@ job "gateway" {
       provider = var.provider
       tags     = ["protocol=http", "port=8080"]
 
+      # Consul has a place for it that is not tags.
+      dynamic "meta" {
+        for_each = var.provider == "consul" ? [1] : []
+        content {
+          protocol = "http"
+          port     = "8080"
+        }
+      }
+
       check {
         type     = "http"
         port     = "ready"

@@ -215,6 +215,7 @@ async def test_a_vm_joins_and_leaves_as_the_page_says(town: Town, packages: Path
 
 async def test_neither_a_crash_nor_an_upgrade_fails_a_request(town: Town, packages: Path) -> None:
     """In either direction: systemd starts the agent again, the new package another one, and Envoy is the same throughout."""
+    newer = upgraded(packages, town.directory)
     await town.join(packages)
     (envoy,) = town.envoys()
     async with (
@@ -228,7 +229,7 @@ async def test_neither_a_crash_nor_an_upgrade_fails_a_request(town: Town, packag
         await town.do("isthmus agent wait --for ready,registered,dns --timeout 30s")
 
         second = town.main_pid()
-        town.copy(upgraded(packages, town.directory))
+        town.copy(newer)
         await town.do("rm isthmus_0*.deb\napt-get install ./isthmus_9.0.0_*.deb")
         await eventually(lambda: town.main_pid() not in (second, "0"), "the new one runs", 20, every=0.2)
         await town.do("isthmus agent wait --for ready,registered,dns --timeout 30s")

@@ -19,7 +19,8 @@ import aiohttp
 import pytest
 
 from tests import peers
-from tests.servers.nomad import Nomad, find_nomad
+from tests.servers.consul import Consul
+from tests.servers.nomad import Nomad, client_settings, find_nomad
 from tests.servers.peers import peer_binary
 from tests.servers.process import free_port
 from tests.servers.upstream import Load, constant_load
@@ -120,6 +121,35 @@ async def test_bookinfo(world: World) -> None:
         await a_client_is_drained(world)
         await eventually(lambda: len(reviews(pages)) == 6, "and from one client", NOTICED, every=1)
     assert pages.failures == []
+
+
+async def test_bookinfo_in_consul(tmp_path: Path) -> None:
+    """The same jobs with `provider=consul`: Nomad registers in Consul, and the bridge reads both."""
+    directory = Path(tempfile.mkdtemp(prefix="nj-"))
+    consul = await Consul.start_dev(tmp_path / "consul")
+    client = client_settings(directory)
+    client["options"] = {name: value.replace("consul,", "") for name, value in client["options"].items()}
+    settings = {"consul": {"address": consul.address.removeprefix("http://")}, "client": client}
+    nomad = await Nomad.start_one(directory, settings)
+    try:
+        world = World(nomad)
+        bridge = {"nomad_address": nomad.address, "consul_address": consul.address, "replicas": 1}
+        await world.run("isthmus", bridge)
+        gateway = {"envoy": world.envoy, "gateway_port": world.gateway_port, "provider": "consul"}
+        await world.run("gateway", gateway)
+        await world.run("bookinfo", {"envoy": world.envoy, "provider": "consul"})
+        async with world.load("productpage") as pages:
+            await eventually(lambda: len(reviews(pages)) == 3, "all instances of reviews answer", NOTICED, every=1)
+            pages.failures.clear()  # those from before the last service was known to all
+            await eventually(lambda: len(reviews(pages)) == 3, "and again", NOTICED, every=1)
+        known = await world.service("reviews")
+    finally:
+        nomad.stop()
+        consul.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+    assert pages.failures == []
+    assert {instance["origin"] for instance in known["instances"]} == {"consul"}
+    assert [port["number"] for port in known["ports"]] == [9080]
 
 
 async def one_is_unwell(world: World, pages: Load) -> None:
