@@ -67,7 +67,10 @@ class NomadAgent(Process):
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
                 named = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-                if f"{self.directory}/allocs/".encode() in named:
+                # Its log collectors know the place by the files that they have open alone.
+                opened = (str(descriptor.readlink()) for descriptor in (process / "fd").iterdir())
+                place = f"{self.directory}/allocs/"
+                if place.encode() in named or any(path.startswith(place) for path in opened):
                     os.kill(int(process.name), signal.SIGKILL)
         # What it leaves mounted nobody could remove.
         _unmount(self.directory)
