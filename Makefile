@@ -49,7 +49,7 @@ check: dev ## Check format, lint, types, import arrows, stubs and the lock file
 	$(BIN)/mypy
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
-peers: $(STAMP) ## Fetch or build the real servers that tests use (Envoy 1.36 to 1.40, Consul, etcd)
+peers: $(STAMP) ## Fetch or build the real servers that tests use (Envoy 1.36 to 1.40, registries, Docker, Debian)
 	@$(BIN)/python -m tests.peers
 
 bench: dev peers ## Measure (NAME=spine for one benchmark); rows go to bench/results/

@@ -83,10 +83,9 @@ job "bookinfo" {
     release = var.release
   }
 
-  # One instance after the other, the new one before the old one: no request fails meanwhile.
+  # One instance after the other, the next one when the last takes calls: with two or more of each, no request fails meanwhile.
   update {
     max_parallel     = 1
-    canary           = 0
     health_check     = "checks"
     min_healthy_time = "2s"
     healthy_deadline = "2m"

@@ -57,7 +57,7 @@ job "isthmus" {
   type        = "service"
   datacenters = var.datacenters
 
-  # A new bridge must have read everything before an old one goes; proxies then change over without noticing.
+  # The next one is replaced when the last has read everything; proxies change over without noticing.
   update {
     max_parallel      = 1
     health_check      = "checks"

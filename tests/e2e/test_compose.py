@@ -20,7 +20,7 @@ from tests.servers.peers import peer_binary
 from tests.servers.upstream import Load, constant_load
 from tests.wait import eventually
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("compose")]
+pytestmark = pytest.mark.timeout(600)
 
 GATEWAY, BRIDGE, PROMETHEUS = 8080, 15014, 9090
 ALONE = ("--server.port=8761", "--eureka.client.register-with-eureka=false", "--eureka.client.fetch-registry=false")

@@ -23,10 +23,10 @@ from tests.servers.consul import Consul
 from tests.servers.nomad import Nomad, client_settings, find_nomad
 from tests.servers.peers import peer_binary
 from tests.servers.process import free_port
-from tests.servers.upstream import Load, constant_load
+from tests.servers.upstream import Load, constant_load, get
 from tests.wait import eventually
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("nomad jobs")]
+pytestmark = pytest.mark.timeout(600)
 
 JOBS = Path(__file__).resolve().parents[2] / "nomad"
 NOTICED = 60
@@ -40,10 +40,11 @@ class World:
         self.nomad = nomad
         self.gateway_port = free_port()
         self.envoy = peer_binary("envoy", peers.ENVOYS[-1])
+        self.isthmus = Path(sys.executable).with_name("isthmus")
 
     async def run(self, job: str, variables: Mapping[str, object]) -> str:
         """`nomad job run`, which waits until the deployment is over; what it prints."""
-        settings = {"driver": "raw_exec", "command": Path(sys.executable).with_name("isthmus"), **variables}
+        settings = {"driver": "raw_exec", "command": self.isthmus, **variables}
         words = [f"-var={name}={value}" for name, value in settings.items()]
         return await self.cli("job", "run", *words, JOBS / f"{job}.nomad.hcl")
 
@@ -68,9 +69,27 @@ class World:
         return constant_load(self.gateway_port, host, 2)
 
 
+def wait_for_the_agent(isthmus: Path) -> None:
+    """At the port that an agent has by default, until it can be called through. Raises AssertionError after a minute."""
+    words = ["agent", "wait", "--for", "ready,dns,upstream:productpage", "--timeout", "60s"]
+    done = subprocess.run([isthmus, *words], capture_output=True, text=True, check=False, timeout=90)
+    assert done.returncode == 0, done.stderr
+
+
 def run_nomad(address: str, *words: str | Path) -> str:
+    command = ["nomad", *map(str, words)]
+    try:
+        done = nomad(address, *words)
+    except subprocess.TimeoutExpired as e:
+        state = "".join(nomad(address, *about).stdout for about in (("job", "status"), ("job", "status", "bookinfo")))
+        raise AssertionError(f"{' '.join(command)} takes longer than {e.timeout} s:\n{state}") from e
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def nomad(address: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "NOMAD_ADDR": address}
-    done = subprocess.run(
+    return subprocess.run(
         [find_nomad(), *words],
         env=env,
         capture_output=True,
@@ -79,8 +98,6 @@ def run_nomad(address: str, *words: str | Path) -> str:
         timeout=300,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, f"nomad {' '.join(map(str, words))}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
-    return done.stdout
 
 
 @pytest.fixture
@@ -123,8 +140,8 @@ async def test_bookinfo(world: World) -> None:
     assert pages.failures == []
 
 
-async def test_bookinfo_in_consul(tmp_path: Path) -> None:
-    """The same jobs with `provider=consul`: Nomad registers in Consul, and the bridge reads both."""
+async def test_bookinfo_in_consul_and_an_agent_per_client(tmp_path: Path) -> None:
+    """Nomad registers in Consul, and the bridge reads both. What is no job calls by name, through the client's agent."""
     directory = Path(tempfile.mkdtemp(prefix="nj-"))
     consul = await Consul.start_dev(tmp_path / "consul")
     client = client_settings(directory)
@@ -143,11 +160,15 @@ async def test_bookinfo_in_consul(tmp_path: Path) -> None:
             pages.failures.clear()  # those from before the last service was known to all
             await eventually(lambda: len(reviews(pages)) == 3, "and again", NOTICED, every=1)
         known = await world.service("reviews")
+        await world.run("agent", {"envoy": world.envoy})
+        await asyncio.to_thread(wait_for_the_agent, world.isthmus)
+        status, page = await get(9080, "productpage:9080", "127.64.0.1")
     finally:
         nomad.stop()
         consul.stop()
         shutil.rmtree(directory, ignore_errors=True)
     assert pages.failures == []
+    assert (status, json.loads(page)["title"]) == (200, "The Comedy of Errors")
     assert {instance["origin"] for instance in known["instances"]} == {"consul"}
     assert [port["number"] for port in known["ports"]] == [9080]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ from tests.wait import eventually
 
 WEB = Path(__file__).parent / "nomad_task.py"
 """What the tasks run: a web server whose health a test can turn (`Nomad.set_healthy`)."""
+
+_clients = itertools.count()
 
 NO_FINGERPRINTS = "env_aws,env_azure,env_digitalocean,env_gce,consul,vault,cni,bridge"
 """What a client need not find out about its machine, some of it by asking clouds that are not there."""
@@ -278,8 +281,13 @@ class Nomad(NomadAgent):
 
 
 def client_settings(directory: Path) -> dict[str, Any]:
+    """What makes an agent a client. All are on one host, which each believes it has to itself: each gives out other ports."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+    first = 20_000 + worker * 6_000 + next(_clients) % 12 * 500
     return {
         "enabled": True,
+        "min_dynamic_port": first,
+        "max_dynamic_port": first + 499,
         "network_interface": "lo",
         "state_dir": str(directory / "state"),
         "alloc_dir": str(directory / "allocs"),
