@@ -209,7 +209,7 @@ async def test_a_restarted_bridge_sends_nothing_again(mesh: Mesh, delta: bool) -
     for n, upstream in enumerate(ups):
         await mesh.consul.register(f"svc{n}", upstream.name, port=upstream.port, meta={"port": "80"})
     await mesh.consul.register("db", "db", port=ups[0].port, meta={"port": "5432", "protocol": "tcp"})
-    await eventually(lambda: len(mesh.bridge.catalog.services) == 4, "all are known")
+    await eventually(lambda: len(mesh.bridge.published.catalog.services) == 4, "all are known")
     envoy = await mesh.start_envoy(delta=delta)
     await mesh.routed("svc0.default.mesh")
     await eventually(mesh.synced, "Envoy has all")
@@ -238,8 +238,8 @@ async def test_tcp_has_an_address_of_its_own_that_never_changes(mesh: Mesh) -> N
     one = await mesh.upstream("one")
     await mesh.consul.register("db", "one", port=one.port, meta={"protocol": "tcp", "port": "15432"})
     await mesh.start_envoy()
-    await eventually(lambda: mesh.bridge.virtual_ips, "it has an address")
-    address = next(iter(mesh.bridge.virtual_ips.values()))
+    await eventually(lambda: mesh.bridge.published.virtual_ips, "it has an address")
+    address = next(iter(mesh.bridge.published.virtual_ips.values()))
 
     async def answered() -> bool:
         reader, writer = await asyncio.open_connection(address, 15432)
@@ -251,8 +251,8 @@ async def test_tcp_has_an_address_of_its_own_that_never_changes(mesh: Mesh) -> N
 
     await eventually(answered, "the connection is carried to the instance")
     await mesh.restart_bridge()
-    await eventually(lambda: mesh.bridge.virtual_ips, "it has an address")
-    assert next(iter(mesh.bridge.virtual_ips.values())) == address
+    await eventually(lambda: mesh.bridge.published.virtual_ips, "it has an address")
+    assert next(iter(mesh.bridge.published.virtual_ips.values())) == address
 
 
 async def _left_alone(load: Load, name: str) -> None:

@@ -205,7 +205,7 @@ async def test_a_server_that_takes_its_listener_from_the_bridge(mesh: Mesh) -> N
     await eventually(partial(served, direct), "the server serves", 30)
     port = int(address.rpartition(":")[2])
     mesh.write({"id": "one", "address": "127.0.0.1", "ports": {"grpc": port}})
-    await eventually(lambda: mesh.bridge.catalog.services, "the service is known")
+    await eventually(lambda: mesh.bridge.published.catalog.services, "the service is known")
     caller = Caller(mesh.directory, mesh.config.xds.address, TARGET, node="through")
     mesh.run(caller)
     await eventually(answered_by(caller, "one"), "it is called through the mesh", 30)

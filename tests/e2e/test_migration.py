@@ -131,7 +131,7 @@ async def test_a_service_moves_from_eureka_to_consul_without_a_failed_request(mi
             return (await migration.parity()).same == 1
 
         await eventually(same, "both registries know the same")
-        (service,) = migration.bridge.catalog.services.values()
+        (service,) = migration.bridge.published.catalog.services.values()
         assert len(service.instances) == 2
         # New instances, in Consul alone.
         for name in ("new-1", "new-2"):
@@ -153,4 +153,4 @@ async def test_a_service_moves_from_eureka_to_consul_without_a_failed_request(mi
 
 
 def _count(migration: Migration) -> int:
-    return sum(len(s.instances) for s in migration.bridge.catalog.services.values())
+    return sum(len(s.instances) for s in migration.bridge.published.catalog.services.values())

@@ -97,12 +97,12 @@ class Served:
 
     def healths(self, service: str) -> Mapping[str, Health]:
         """Address to health, of a service in the catalog."""
-        found = self.bridge.catalog.services.get(ServiceKey("default", service))
+        found = self.bridge.published.catalog.services.get(ServiceKey("default", service))
         return {i.address: i.health for i in found.instances} if found else {}
 
     def ports(self, service: str) -> set[int]:
         """The ports of its healthy instances, where all have one address."""
-        found = self.bridge.catalog.services.get(ServiceKey("default", service))
+        found = self.bridge.published.catalog.services.get(ServiceKey("default", service))
         return {p for i in found.instances if i.health is Health.HEALTHY for p in i.ports.values()} if found else set()
 
     async def until_stale(self, *words: str) -> str:

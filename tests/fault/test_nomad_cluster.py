@@ -28,7 +28,7 @@ def reading(nomad: Nomad) -> NomadRegistry:
 
 
 def healths(world: Served, service: str = "web") -> list[Health]:
-    found = [s for key, s in world.bridge.catalog.services.items() if key.name == service]
+    found = [s for key, s in world.bridge.published.catalog.services.items() if key.name == service]
     return [i.health for s in found for i in s.instances]
 
 
@@ -94,5 +94,5 @@ async def run(nomad: Nomad, name: str) -> bool:
 
 
 def ports(world: Served) -> set[int]:
-    found = [s for key, s in world.bridge.catalog.services.items() if key.name == "web"]
+    found = [s for key, s in world.bridge.published.catalog.services.items() if key.name == "web"]
     return {p for s in found for i in s.instances for p in i.ports.values()}

@@ -32,7 +32,7 @@ async def town(world: World) -> World:
 
 
 def at_db(world: World, names: set[str]) -> set[str]:
-    (address,) = world.bridge.virtual_ips.values()
+    (address,) = world.bridge.published.virtual_ips.values()
     return {name.format(db=address) for name in names}
 
 
@@ -103,7 +103,7 @@ async def test_an_agent_follows_names(town: World) -> None:
     await agent.take(DNS)
     assert set(agent.bodies[DNS]) == {"web.default.mesh", "db.default.mesh"}
     table = DnsTable.FromString(agent.bodies[DNS]["db.default.mesh"])
-    (address,) = town.bridge.virtual_ips.values()
+    (address,) = town.bridge.published.virtual_ips.values()
     found = {d.name: list(d.endpoint.address_list.address) for d in table.virtual_domains[:-1]}
     assert found == {name: [address] for name in ("db.default.mesh", "db.default", "db")}
 

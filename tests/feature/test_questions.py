@@ -33,7 +33,7 @@ async def asked(world: World) -> World:
     world.folder.mkdir()
     (world.folder / "reviews.yaml").write_text(YAML.format(name="reviews"))
     await world.start()
-    await eventually(lambda: world.bridge.catalog.services, "the service is known")
+    await eventually(lambda: world.bridge.published.catalog.services, "the service is known")
     return world
 
 
@@ -126,7 +126,7 @@ class TestExplain:
             YAML.format(name="reviews").replace("id: one, address: 10.0.0.1", said)
         )
         await world.start()
-        await eventually(lambda: world.bridge.catalog.services, "the service is known")
+        await eventually(lambda: world.bridge.published.catalog.services, "the service is known")
 
         read, *_ = (await explain(world, "10.0.0.1:80"))["stages"]
         assert read["text"].endswith("; read by the conventions spring, traefik")
@@ -270,7 +270,7 @@ class TestExplain:
 
     @staticmethod
     def addresses(world: World) -> list[str]:
-        return [i.address for s in world.bridge.catalog.services.values() for i in s.instances]
+        return [i.address for s in world.bridge.published.catalog.services.values() for i in s.instances]
 
     async def test_a_port_that_the_service_has_not(self, world: World) -> None:
         """Two registries name different ports; the first one's are the service's."""
@@ -298,7 +298,7 @@ class TestExplain:
             "services: [{name: socket, ports: [{name: http, number: 80}], instances: [{address: 'unix:///run/a.sock'}]}]"
         )
         await world.started()
-        await eventually(lambda: len(world.bridge.catalog.services) == 3, "all are known")
+        await eventually(lambda: len(world.bridge.published.catalog.services) == 3, "all are known")
 
         for service, endpoint in (
             ("six", "[2001:DB8:0::1]:80"),
@@ -420,7 +420,7 @@ class TestDoctor:
 
     async def test_what_is_doubtful(self, asked: World) -> None:
         (asked.folder / "ratings.yaml").write_text(YAML.format(name="ratings"))
-        await eventually(lambda: len(asked.bridge.catalog.services) == 2, "both are known")
+        await eventually(lambda: len(asked.bridge.published.catalog.services) == 2, "both are known")
 
         assert await self.codes(asked) == ["SharedAddress"]
 
@@ -444,7 +444,7 @@ class TestDoctor:
         await eventually(lambda: world.bridge.hub.statuses["local"].error, "it cannot be read")
         stale = await self.codes(world)
         world.write("lonely")
-        await eventually(lambda: len(world.bridge.catalog.services) == 2, "it is read, and all are held")
+        await eventually(lambda: len(world.bridge.published.catalog.services) == 2, "it is read, and all are held")
 
         findings = await ask(world, "/debug/doctor")
 
@@ -492,7 +492,7 @@ async def test_a_name_in_two_namespaces_must_be_said_whole(world: World) -> None
         "services: [{name: reviews, namespace: other, ports: [{name: http, number: 80}]}]"
     )
     await world.started()
-    await eventually(lambda: len(world.bridge.catalog.services) == 2, "both are known")
+    await eventually(lambda: len(world.bridge.published.catalog.services) == 2, "both are known")
 
     said = await ask(world, "/debug/explain", 409, service="reviews", endpoint="10.0.0.1:80")
 

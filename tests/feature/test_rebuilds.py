@@ -124,7 +124,7 @@ async def test_what_changes_meanwhile_comes_after_it_in_one_piece(world: World, 
     await eventually(held.begun.is_set, "translation has begun")
 
     await changed(world, *(f"10.0.0.{n}" for n in range(2, 6)))
-    assert len(world.bridge.catalog.services) == 1, "the catalog is that of what is served"
+    assert len(world.bridge.published.catalog.services) == 1, "the catalog is that of what is served"
     held.let_go()
 
     assert len((await client.take(CDS)).resources) == MANY

@@ -44,11 +44,13 @@ async def test_a_registry_is_removed_with_what_it_alone_knew(world: World) -> No
     world.write("details", "10.0.0.9", folder=world.directory / "more")
     world.configure(registries=(*world.config.registries, world.registry("more")))
     await running(world)
-    assert len(world.bridge.catalog.services) == 2
+    assert len(world.bridge.published.catalog.services) == 2
 
     await world.bridge.reload(world.configure(registries=world.config.registries[:1]))
 
-    await eventually(lambda: [s.name for s in world.bridge.catalog.services] == ["reviews"], "details is gone")
+    await eventually(
+        lambda: [s.name for s in world.bridge.published.catalog.services] == ["reviews"], "details is gone"
+    )
     assert list(world.bridge.hub.statuses) == ["local"]
 
 
@@ -63,7 +65,7 @@ async def test_other_settings_of_a_registry_keep_what_it_said_until_it_lists_ane
     status, state = await world.get("/readyz")
     assert (status, state["waiting_for"]) == (200, [])
     assert world.bridge.hub.statuses["local"].reads == reads
-    assert len(world.bridge.catalog.services) == 1
+    assert len(world.bridge.published.catalog.services) == 1
 
     world.write("reviews", "10.0.0.2", folder=elsewhere)
     assert (await client.take(EDS)).endpoints(REVIEWS) == {"10.0.0.2:80"}
@@ -82,7 +84,7 @@ async def test_a_renamed_registry_is_not_missed(world: World) -> None:
         shown.append((await client.take(EDS)).endpoints(REVIEWS))
     assert all(shown)
     assert not any(a.removed for a in client.answers)
-    (service,) = world.bridge.catalog.services.values()
+    (service,) = world.bridge.published.catalog.services.values()
     assert {i.origin for i in service.instances} == {"renamed"}
 
 
@@ -94,7 +96,7 @@ async def test_a_registry_that_becomes_one_of_another_kind_keeps_what_it_said(wo
     await eventually(lambda: world.bridge.hub.statuses["local"].error, "nobody answers there")
 
     assert world.bridge.hub.statuses["local"].origin.kind == "consul"
-    assert len(world.bridge.catalog.services) == 1
+    assert len(world.bridge.published.catalog.services) == 1
     assert (await world.get("/readyz"))[0] == 200
 
 
@@ -104,13 +106,14 @@ async def test_precedence_follows_the_order_of_the_file(world: World) -> None:
     world.write("reviews", "10.0.0.2", folder=more, number=8080)
     world.configure(registries=(*world.config.registries, world.registry("more")))
     await running(world)
-    assert [p.number for s in world.bridge.catalog.services.values() for p in s.ports] == [80]
+    assert [p.number for s in world.bridge.published.catalog.services.values() for p in s.ports] == [80]
     assert (await world.get("/debug/catalog"))[1]["conflicts"]
 
     await world.bridge.reload(world.configure(registries=world.config.registries[::-1]))
 
     await eventually(
-        lambda: [p.number for s in world.bridge.catalog.services.values() for p in s.ports] == [8080], "8080 wins"
+        lambda: [p.number for s in world.bridge.published.catalog.services.values() for p in s.ports] == [8080],
+        "8080 wins",
     )
 
 
@@ -148,5 +151,5 @@ async def test_a_new_name_is_not_waited_for_beyond_its_time(world: World) -> Non
     await world.bridge.reload(world.configure(registries=registries, sync_timeout=0.2))
 
     assert list(world.bridge.hub.statuses) == ["gone"]
-    await eventually(lambda: not world.bridge.catalog.services, "what was removed is believed")
+    await eventually(lambda: not world.bridge.published.catalog.services, "what was removed is believed")
     assert (await world.get("/readyz"))[0] == 200

@@ -60,7 +60,7 @@ async def test_services_come_and_go(world: World, delta: bool) -> None:
     assert answers[EDS].endpoints(REVIEWS) == {"10.0.0.1:80"}
 
     (world.folder / "reviews.yaml").unlink()
-    await eventually(lambda: len(world.bridge.catalog.services) == 1, "the service is gone")
+    await eventually(lambda: len(world.bridge.published.catalog.services) == 1, "the service is gone")
     while REVIEWS in client.bodies[CDS]:
         await client.ack(await client.expect())
 

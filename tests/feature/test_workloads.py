@@ -57,7 +57,7 @@ async def served(world: World, *ids: str) -> None:
     """Wait until the catalog has these instances of reviews."""
 
     def shown() -> bool:
-        services = {key.name: s for key, s in world.bridge.catalog.services.items()}
+        services = {key.name: s for key, s in world.bridge.published.catalog.services.items()}
         return sorted(i.id for i in services["reviews"].instances) == sorted(ids) if ids else not services
 
     await eventually(shown, f"the catalog has {ids}")
@@ -111,7 +111,7 @@ async def test_an_old_agent_takes_nothing_away_from_a_new_one(world: World, agen
     assert (await agent.delete("vm-1", 8))[0] == 404
     assert (await agent.heartbeat("vm-2"))[0] == 404
     await served(world, "vm-1")
-    (instance,) = next(iter(world.bridge.catalog.services.values())).instances
+    (instance,) = next(iter(world.bridge.published.catalog.services.values())).instances
     assert instance.address == "10.0.0.7"
 
 
@@ -245,7 +245,7 @@ async def test_heartbeats_of_a_thousand_write_and_push_nothing(world: World, age
     await client.converge()
     folder = Path(world.config.state_dir) / "workloads"
     written = {f.name: f.stat().st_mtime_ns for f in folder.iterdir()}
-    views = world.bridge.views
+    views = world.bridge.published.views
     assert views is not None
     generation = views.envoy.generation
 
@@ -255,8 +255,8 @@ async def test_heartbeats_of_a_thousand_write_and_push_nothing(world: World, age
 
     assert await client.barrier() == []
     assert {f.name: f.stat().st_mtime_ns for f in folder.iterdir()} == written
-    assert world.bridge.views is not None
-    assert world.bridge.views.envoy.generation == generation
+    assert world.bridge.published.views is not None
+    assert world.bridge.published.views.envoy.generation == generation
     assert (await agent.put("vm-7", health="unhealthy"))[0] == 200
     await client.take(EDS)
 

@@ -89,7 +89,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 def addresses(bridge: Bridge) -> dict[str, str]:
     """By name, of the services that there are."""
-    return {k.name: a for k, a in bridge.virtual_ips.items() if k in bridge.catalog.services}
+    return {k.name: a for k, a in bridge.published.virtual_ips.items() if k in bridge.published.catalog.services}
 
 
 async def ask(bridge: Bridge, method: str, path: str, **more: Any) -> tuple[int, Any]:
@@ -108,7 +108,7 @@ async def workload(bridge: Bridge, id_: str = "vm-1") -> dict[str, Any] | None:
 
 
 def has_reviews(*bridges: Bridge) -> Callable[[], bool]:
-    return lambda: all(any(k.name == "reviews" for k in b.catalog.services) for b in bridges)
+    return lambda: all(any(k.name == "reviews" for k in b.published.catalog.services) for b in bridges)
 
 
 async def test_addresses_are_the_same_everywhere_whatever_comes_and_goes(world: World) -> None:
@@ -131,8 +131,8 @@ async def test_addresses_are_the_same_everywhere_whatever_comes_and_goes(world: 
     await eventually(lambda: len(addresses(third)) == 60, "it has them all")
 
     assert addresses(third) == addresses(one)
-    known = dict(one.virtual_ips)
-    assert known == dict(other.virtual_ips)
+    known = dict(one.published.virtual_ips)
+    assert known == dict(other.published.virtual_ips)
     assert len(known) > 150
     assert len(set(known.values())) == len(known)
     assert "127.64.0.1" not in known.values()
@@ -146,7 +146,7 @@ async def test_while_the_store_is_down_addresses_are_served_and_new_ones_wait(wo
     before = addresses(one)
     with world.server.outage():
         world.write(["db", "cache"])
-        await eventually(lambda: len(one.catalog.services) == 2, "the new service is published", timeout=3)
+        await eventually(lambda: len(one.published.catalog.services) == 2, "the new service is published", timeout=3)
         await eventually(lambda: one.vips.problem, "it is said why it has no address", timeout=20)
         assert "store " in one.vips.problem
         assert addresses(one) == before

@@ -1,7 +1,6 @@
 """One process: registries, translation and the xDS server, wired together.
 
-registries -> Hub -> Catalog -> translate -> publish -> XdsServer. One task carries every catalog through; whatever comes
-meanwhile is in the hub's next one.
+registries -> Hub -> Catalog -> Publisher -> XdsServer.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Coroutine, Iterable, Mapping
-from functools import partial
+from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from isthmus.bridge.config import Config, Registry, TLSListenConfig, WorkloadsRe
 from isthmus.bridge.http import application
 from isthmus.bridge.metrics import RegistryCollector
 from isthmus.bridge.preflight import PreflightError, preflight
+from isthmus.bridge.publishing import Publisher
 from isthmus.bridge.registrations import Registrations, replica_name
 from isthmus.bridge.state import StateError, VirtualIPs
 from isthmus.registry import vip
@@ -32,32 +31,22 @@ from isthmus.registry.hub import Hub
 from isthmus.registry.kv.config import DirectoryStoreConfig
 from isthmus.registry.kv.edge import StoreError
 from isthmus.registry.kv.opened import open_store
-from isthmus.registry.model import Catalog, Conflict, Service, ServiceKey
 from isthmus.registry.settings import split_address
 from isthmus.registry.source import SourceRules
-from isthmus.registry.thread import in_thread, is_large
-from isthmus.xds.group import ProxyGroup
 from isthmus.xds.server.certificates import CertificateError, Certificates
 from isthmus.xds.server.grpc_aio import GrpcAioTransport
 from isthmus.xds.server.metrics import XdsMetrics
 from isthmus.xds.server.server import XdsServer
-from isthmus.xds.translate import Mesh, MeshSettings, Translation, translate
-from isthmus.xds.translate.views import Views
+from isthmus.xds.translate import MeshSettings
 
 log = structlog.get_logger()
 
 DRAIN_SECONDS = 2.0
 """How long proxies get to take what is on its way before their streams end."""
-FAN_OUT_SECONDS = 1.0
-"""How long a change waits for the one before it to be on its way to all proxies."""
 
 
 class StartError(Exception):
     """The bridge cannot start, or not with that configuration; one sentence for the operator."""
-
-
-LET_GO = 500
-"""Parts of a translation that are let go of before the loop sees to something else."""
 
 
 class Bridge:
@@ -65,28 +54,14 @@ class Bridge:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.catalog = Catalog({})
-        self.virtual_ips: Mapping[ServiceKey, str] = {}
-        self.views: Views | None = None
-        self._conflicts: tuple[Conflict, ...] = ()
-        self._reported: frozenset[Conflict] = frozenset()
         self.xds_address = ""
         self.xds_tls_address = ""
         self.http_address = ""
         self.stopping = False
-        self._settings = MeshSettings(
-            config.mesh.domain,
-            config.mesh.outbound_address,
-            config.mesh.outbound_port,
-            vip.shared_address(config.mesh.virtual_ips),
-        )
         self.registrations: Registrations | None = None
         """What registers here; None where no registry is configured for it."""
         self._registering: asyncio.Task[None] | None = None
-        self._translation: Translation | None = None
         self._crashed: asyncio.Future[None] | None = None
-        self._publishing = asyncio.Lock()
-        """Held while views are made from those before."""
         self._stack = contextlib.AsyncExitStack()
 
     async def start(self) -> None:
@@ -121,6 +96,10 @@ class Bridge:
             config.xds.load_interval,
         )
         self.server.start()
+        mesh = config.mesh
+        outbound = vip.shared_address(mesh.virtual_ips)
+        settings = MeshSettings(mesh.domain, mesh.outbound_address, mesh.outbound_port, outbound)
+        self.published = Publisher(self.hub, self.vips, self.server, settings)
         self.http_address = await self._serve_http(config.http.address, metrics)
         self._stack.push_async_callback(self.server.stop, DRAIN_SECONDS)
         try:
@@ -133,10 +112,10 @@ class Bridge:
             self._add(registry)
         self.hub.prefer([r.name for r in config.registries], config.merge_rules)
         tasks = (
-            self._spawn(self._run(), "pipeline"),
-            self._spawn(self._make_wanted(), "views"),
+            self._spawn(self.published.run(), "pipeline"),
+            self._spawn(self.published.make_wanted(), "views"),
             self._spawn(self.vips.run(), "addresses"),
-            self._spawn(self._publish_late_addresses(), "late addresses"),
+            self._spawn(self.published.add_late_addresses(), "late addresses"),
         )
         self._stack.push_async_callback(_cancel, *tasks)
         self._stack.push_async_callback(self._stop_registering)
@@ -161,11 +140,6 @@ class Bridge:
         if self._crashed is None:
             raise RuntimeError("start() comes before failed()")
         await asyncio.shield(self._crashed)
-
-    @property
-    def conflicts(self) -> tuple[Conflict, ...]:
-        """Claims that cannot all hold: of registries, of services, and with what gRPC clients take, if there are any."""
-        return (*self._conflicts, *(self.views.conflicts if self.views else ()))
 
     async def reload(self, config: Config) -> None:
         """Take over other registries; what is unchanged goes on untouched.
@@ -266,93 +240,6 @@ class Bridge:
             raise StartError(f"http.address {address}: {_reason(e)}") from None
         real = runner.addresses[0][1]
         return f"{address.rpartition(':')[0]}:{real}"
-
-    async def _run(self) -> None:
-        async for catalog in self.hub.catalogs():
-            self.vips.take(catalog)
-            await self.vips.settle()
-            async with self._publishing:
-                before, self._translation = self._translation, await self._publish(catalog, self._translation)
-            # What comes while proxies are still being told is told in one piece.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FAN_OUT_SECONDS):
-                    await self.server.fanned_out()
-            # The end of thousands of parts takes long, too: a few at a time.
-            parts = list(before.progress.parts.values()) if before else []
-            del before
-            while parts:
-                del parts[-LET_GO:]
-                await asyncio.sleep(0)
-
-    async def _publish(self, catalog: Catalog, before: Translation | None) -> Translation:
-        self.virtual_ips = self.vips.assigned
-        mesh = Mesh(catalog, self._settings, self.virtual_ips)
-        step = partial(_make, mesh, before, self.views, self.server.groups)
-        translation, views = await in_thread(step) if _is_large(catalog, self.catalog) else step()
-        self.catalog = catalog
-        previous, self.views = self.views, views
-        self.server.update(views)
-        self._conflicts = (*catalog.conflicts, *translation.conflicts)
-        self._report()
-        if previous is None or views.envoy is not previous.envoy:
-            changed = {t.short: len(names) for t, names in views.envoy.log[-1].names.items()}
-            log.debug("bridge.published", generation=views.envoy.generation, **changed)
-        return translation
-
-    async def _publish_late_addresses(self) -> None:
-        """Publish again when services have got an address that were published without one."""
-        while True:
-            await self.vips.changed.wait()
-            self.vips.changed.clear()
-            async with self._publishing:
-                if self._translation is not None and self.virtual_ips is not self.vips.assigned:
-                    same = msgspec.structs.replace(self.catalog, changed=frozenset(), changed_at=None)
-                    self._translation = await self._publish(same, self._translation)
-
-    async def _make_wanted(self) -> None:
-        """Make the views that nobody asked for before."""
-        while True:
-            await self.server.wanted()
-            async with self._publishing:
-                if self.views is not None:
-                    for group in self.server.groups:
-                        await in_thread(self.views.make, group)
-                    self.server.update(self.views)
-                    self._report()
-
-    def _report(self) -> None:
-        conflicts = frozenset(self.conflicts)
-        for conflict in sorted(conflicts - self._reported):
-            log.warning("mesh.conflict", subject=conflict.subject, kept=conflict.kept, dropped=conflict.dropped)
-        self._reported = conflicts
-
-
-def _make(
-    mesh: Mesh, translation: Translation | None, views: Views | None, groups: Iterable[ProxyGroup]
-) -> tuple[Translation, Views]:
-    """What follows from a mesh. A view that was made before is made again for the groups that still have proxies."""
-    after = translate(mesh, translation)
-    changed_at = mesh.catalog.changed_at
-    if views is None:
-        return after, Views(after, changed_at)
-    following = views.next(after, changed_at)
-    for group in groups:
-        if views.get(group) is not None:
-            following.make(group)
-    return after, following
-
-
-def _is_large(catalog: Catalog, before: Catalog) -> bool:
-    """Whether it takes a while to translate this: much has changed, or, where there is much, what services are called."""
-    if is_large(catalog.changed, catalog.services, before.services):
-        return True
-    changed = catalog.changed or ()
-    renamed = any(_names(catalog.services.get(key)) != _names(before.services.get(key)) for key in changed)
-    return renamed and is_large(None, catalog.services)
-
-
-def _names(service: Service | None) -> object:
-    return service and (service.ports, service.hostnames)
 
 
 _FIXED = ("audit", "drain", "guard", "http", "mesh", "state_dir", "store", "xds")

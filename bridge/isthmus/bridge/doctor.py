@@ -57,7 +57,7 @@ def examine_bridge(bridge: Bridge) -> tuple[Finding, ...]:
     ranks = {code: rank for rank, code in enumerate(FIXES)}
     found.sort(key=lambda f: ranks[f[0]])
     quarantined = (q for status in bridge.hub.statuses.values() for q in status.quarantined)
-    catalog = msgspec.structs.replace(bridge.catalog, conflicts=bridge.conflicts)
+    catalog = msgspec.structs.replace(bridge.published.catalog, conflicts=bridge.published.conflicts)
     own = (Finding(code, subject, text, FIXES[code]) for code, subject, text in found)
     return (*own, *examine(catalog, quarantined))
 

@@ -100,14 +100,14 @@ def _origin_state(status: OriginStatus) -> dict[str, object]:
 
 def to_catalog_document(bridge: Bridge) -> dict[str, object]:
     """Everything that is known, with where it came from and what was left out."""
-    catalog, hub = bridge.catalog, bridge.hub
+    catalog, hub = bridge.published.catalog, bridge.hub
     return {
         "services": [service for _, service in sorted(catalog.services.items())],
-        "conflicts": bridge.conflicts,
+        "conflicts": bridge.published.conflicts,
         # From the origins, for a catalog is made when services change, and a file may break without any doing so.
         "quarantined": sorted({q for status in hub.statuses.values() for q in status.quarantined}),
         "holds": held(hub),
         "leaving": leaving(hub),
         "registries": registries(bridge),
-        "virtual_ips": {str(k): v for k, v in sorted(bridge.virtual_ips.items())},
+        "virtual_ips": {str(k): v for k, v in sorted(bridge.published.virtual_ips.items())},
     }

@@ -70,7 +70,7 @@ def walk(bridge: Bridge, key: ServiceKey, endpoint: Endpoint) -> Walk:
     stages += _removed(bridge, key, endpoint)
     merged = None
     if any(s.stage == "registry" and s.verdict is Verdict.PASSED for s in stages):
-        merged = _find(bridge.catalog.services.get(key), endpoint)
+        merged = _find(bridge.published.catalog.services.get(key), endpoint)
         if merged is not None or not any(s.stage == "doubt" for s in stages):
             stages.append(_in_catalog(bridge, key, endpoint, merged))
         if merged is not None:
@@ -191,7 +191,7 @@ def _health(instance: Instance) -> tuple[Verdict, str]:
 
 def _removed(bridge: Bridge, key: ServiceKey, endpoint: Endpoint) -> Iterator[Stage]:
     """What the operator has taken out of the catalog for being doubtful."""
-    for removed in bridge.catalog.removed.get(key, ()):
+    for removed in bridge.published.catalog.removed.get(key, ()):
         if endpoint.is_served_by(removed.instance):
             text = f"taken out, for doubt.remove has {removed.code}: {removed.instance.id} is {removed.text}"
             yield Stage("doubt", removed.instance.origin, Verdict.DROPPED, text)
@@ -204,7 +204,7 @@ def _in_catalog(bridge: Bridge, key: ServiceKey, endpoint: Endpoint, merged: Ins
         if source.shown and (instance := _find(source.shown.services.get(key), endpoint))
     }
     if merged is None:
-        why = [c for c in bridge.conflicts if c.subject == f"ports of {key}"]
+        why = [c for c in bridge.published.conflicts if c.subject == f"ports of {key}"]
         text = (
             f"its port is none of the service's: {why[0].dropped} loses to {why[0].kept}"
             if why
@@ -225,13 +225,13 @@ def _in_resources(bridge: Bridge, key: ServiceKey, merged: Instance, endpoint: E
     snapshot = bridge.server.snapshot
     served = {
         port.number
-        for port in bridge.catalog.services[key].ports
+        for port in bridge.published.catalog.services[key].ports
         if port.name in merged.ports and (not endpoint.port or merged.ports[port.name] == endpoint.port)
     }
     own = hostname(key, bridge.config.mesh.domain)
     clusters = sorted(name for name in snapshot.of_type(TypeUrl.CLUSTER) if _belongs(name, own, served))
     if not clusters:
-        lost = [c for c in bridge.conflicts if c.dropped == str(key)]
+        lost = [c for c in bridge.published.conflicts if c.dropped == str(key)]
         text = f"its service has no cluster: {lost[0].subject} is {lost[0].kept}'s" if lost else "it has no cluster"
         yield Stage("translate", str(key), Verdict.DROPPED, text)
     assignments = snapshot.of_type(TypeUrl.ENDPOINT)
@@ -242,7 +242,9 @@ def _in_resources(bridge: Bridge, key: ServiceKey, merged: Instance, endpoint: E
             continue
         found = _endpoint(ClusterLoadAssignment.FromString(assignments[cluster].body), endpoint)
         if found is None:
-            why = [c for c in bridge.conflicts if endpoint.address in c.subject or endpoint.address in c.dropped]
+            why = [
+                c for c in bridge.published.conflicts if endpoint.address in c.subject or endpoint.address in c.dropped
+            ]
             text = f"{why[0].dropped} loses to {why[0].kept} ({why[0].subject})" if why else "it is not in it"
             yield Stage("translate", cluster, Verdict.DROPPED, text)
             continue

@@ -123,7 +123,7 @@ class Proxy:
         return time.monotonic()
 
     def _instances(self, service: str) -> tuple[Instance, ...]:
-        known = self._bridge.catalog.services.get(ServiceKey("default", service))
+        known = self._bridge.published.catalog.services.get(ServiceKey("default", service))
         return known.instances if known else ()
 
     def _has_all(self, snapshot: ResourceSnapshot) -> bool:

@@ -104,7 +104,7 @@ class _Picture:
         dot = "*" if console.options.ascii_only else "●"
         hints = [Text(h, "dim", no_wrap=True, overflow="ellipsis") for h in scene.hints]
         gap = [Text("")] if console.size.height >= _ROOMY else []
-        instances = sum(len(s.instances) for s in scene.bridge.catalog.services.values())
+        instances = sum(len(s.instances) for s in scene.bridge.published.catalog.services.values())
         fixed = 1 + (1 + instances) + 2 + len(scene.story.steps) + 1 + len(hints) + 5 * len(gap)
         pages = _pages(scene.load, max(0, console.size.height - fixed))
         parts = (_title(scene), _registry(scene, dot), _proxy(scene), _steps(scene.story.steps), pages, Group(*hints))
@@ -126,7 +126,7 @@ def _registry(scene: Scene, dot: str) -> Table:
         table.add_column(title, no_wrap=True)
     for title in ("weight", "requests/s"):
         table.add_column(title, no_wrap=True, justify="right")
-    for key, service in sorted(scene.bridge.catalog.services.items()):
+    for key, service in sorted(scene.bridge.published.catalog.services.items()):
         for i, instance in enumerate(service.instances):
             table.add_row(key.name if i == 0 else "", *_instance(scene, instance, dot))
     return table
