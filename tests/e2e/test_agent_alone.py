@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +297,20 @@ class TestEnds:
         await eventually(lambda: not agent.running, "it has ended")
         assert agent.stop() == 0
 
+    async def test_who_has_drained_does_not_wait_again(self, start: Start, application: Upstream) -> None:
+        agent = await start(port("http", application.port), terminationDrainDuration="4s")
+
+        assert await isthmus("agent", "drain", "-c", str(agent.file)) == (0, "")
+        assert await agent.request("/healthz/ready") == (503, "it is draining\n")
+        assert len(agent.envoys()) == 1
+        assert agent.stop() == 0
+
+        draining, stopping, stopped = (when(agent, f"agent.{what}") for what in ("draining", "stopping", "stopped"))
+        assert stopping - draining >= timedelta(seconds=4)
+        assert stopped - stopping < timedelta(seconds=4)
+        status, said = await isthmus("agent", "drain", "-c", str(agent.file))
+        assert (status, "no answer from an agent at 127.0.0.1:" in said) == (1, True)
+
     async def test_stop_ends_what_a_killed_agent_left(self, start: Start, application: Upstream) -> None:
         agent = await start(port("http", application.port))
         agent.kill()
@@ -391,6 +407,12 @@ async def test_every_mode_is_taken_by_envoy(tmp_path: Path, version: str) -> Non
         file = tmp_path / "bootstrap.json"
         file.write_text(to_text(to_agent_bootstrap(config, "10.0.0.5", ipv6=True, version="0")))
         await validate(program, file)
+
+
+def when(agent: AgentProcess, event: str) -> datetime:
+    """The time at which it logged this."""
+    (line,) = (line for line in map(json.loads, agent.output().splitlines()) if line["event"] == event)
+    return datetime.fromisoformat(line["timestamp"])
 
 
 async def isthmus(*words: str) -> tuple[int, str]:

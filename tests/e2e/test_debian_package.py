@@ -125,6 +125,10 @@ class Town:
         """Call the VM's service from the hub."""
         return await get(9080, "reviews:9080", self.vm.address, machine=self.hub)
 
+    async def draining(self) -> bool:
+        """Whether the agent asks callers to go elsewhere."""
+        return '"draining":true' in await self.do("curl http://127.0.0.1:15020/status")
+
     def main_pid(self) -> str:
         return self.system.run("systemctl", "show", "--property=MainPID", "--value", "isthmus-agent").strip()
 
@@ -259,7 +263,7 @@ async def test_interception_by_its_unit(town: Town, packages: Path) -> None:
     before = town.rules()
     await town.join(packages)
     file = town.system.root / "etc/isthmus/agent.yaml"
-    file.write_text("interceptionMode: REDIRECT\n" + file.read_text())
+    file.write_text("interceptionMode: REDIRECT\nterminationDrainDuration: 10s\n" + file.read_text())
     enable, disable = blocks("Interception")
     await town.do(enable)
     with_rules = town.rules()
@@ -285,7 +289,13 @@ async def test_interception_by_its_unit(town: Town, packages: Path) -> None:
     assert load.failures == []
     assert town.rules() == with_rules
 
-    await town.do("systemctl stop isthmus-agent")
+    async with constant_load(8080, "ratings:8080", address=SHARED, machine=town.vm) as load:
+        stopping = asyncio.create_task(town.do("systemctl stop isthmus-agent"))
+        await eventually(town.draining, "callers are asked away", 20, every=0.2)
+        load.recent()
+        await eventually(lambda: load.recent()["ratings"], "calls from here go on meanwhile", every=0.2)
+        assert (load.failures, town.rules()) == ([], with_rules)
+    await stopping
     assert town.rules() == before
     await town.do("systemctl start isthmus-agent")
     await eventually(lambda: town.rules() == with_rules, "the next start brings them back", 60, every=0.5)

@@ -48,7 +48,7 @@ class Agent:
         self.version = version("isthmus")
         self.registry = CollectorRegistry()
         self.proxy = Proxy(config, Admin(config.proxy_admin_port, admin_socket(config)), json_logs=json_logs)
-        self.draining = False
+        self._drained_at: float | None = None
         self.ending = asyncio.Event()
         """Set by who wants it to end."""
         self._address = ""
@@ -142,11 +142,16 @@ class Agent:
             await task
         raise RuntimeError(f"{', '.join(task.get_name() for task in done)} ended")
 
+    @property
+    def draining(self) -> bool:
+        """Whether callers are asked to go elsewhere."""
+        return self._drained_at is not None
+
     async def drain(self) -> None:
         """Ask callers to go elsewhere; the agent goes on."""
-        if not self.draining:
+        if self._drained_at is None:
             log.info("agent.draining")
-        self.draining = True
+            self._drained_at = asyncio.get_running_loop().time()
         if self._services is not None:
             await self._services.drain()
         with contextlib.suppress(AdminError):
@@ -157,10 +162,11 @@ class Agent:
         self.ending.set()
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """Drain, wait, withdraw, and end Envoy; `hurry` ends the waiting."""
+        """Drain, wait, withdraw, and end Envoy; `hurry` ends the waiting. What has drained for a while waits for the rest."""
+        began = self._drained_at or asyncio.get_running_loop().time()
         await self.drain()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.config.termination_drain_duration):
+            async with asyncio.timeout_at(began + self.config.termination_drain_duration):
                 await hurry.wait()
         if self._services is not None:
             await self._services.withdraw()

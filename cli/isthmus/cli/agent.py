@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import sys
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,6 +32,8 @@ from isthmus.registry.settings import ConfigError
 ConfigPath = Annotated[Path, Parameter(alias="-c")]
 DEFAULT = Path("agent.yaml")
 _LOOK_AGAIN = 0.1
+_PATIENCE = 10.0
+"""Seconds for an answer."""
 
 
 def agent(
@@ -128,6 +132,38 @@ def bootstrap(*, config: ConfigPath = DEFAULT) -> None:
         raise CommandError(str(e)) from None
 
 
+def drain(*, config: ConfigPath = DEFAULT) -> None:
+    """Ask callers to go elsewhere, and wait terminationDrainDuration for them. The agent and its Envoy go on.
+
+    For what must be undone while calls still pass, such as interception. An agent that is ended afterwards does not wait again.
+
+    Examples:
+        isthmus agent drain -c agent.yaml
+
+    Args:
+        config: The configuration file of that agent.
+
+    """
+    try:
+        loaded = load(config)
+    except ConfigError as e:
+        raise CommandError(str(e)) from None
+    where = f"127.0.0.1:{loaded.status_port}"
+    # Not by way of a proxy that the environment names.
+    connection = http.client.HTTPConnection(where, timeout=_PATIENCE)
+    try:
+        connection.request("POST", "/drain")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as e:
+        reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
+        raise CommandError(f"no answer from an agent at {where}: {reason}") from None
+    finally:
+        connection.close()
+    if status != HTTPStatus.OK:
+        raise CommandError(f"what answers at {where} is no agent, or of another version: {status} to POST /drain")
+    time.sleep(loaded.termination_drain_duration)
+
+
 def stop(*, config: ConfigPath = DEFAULT) -> None:
     """End the agent as SIGTERM does, and wait for that; end an Envoy that an agent left behind.
 
@@ -146,6 +182,6 @@ def stop(*, config: ConfigPath = DEFAULT) -> None:
 
 
 app = command(agent)
-for _function in (wait, bootstrap, stop):
+for _function in (wait, bootstrap, drain, stop):
     app.command(command(_function))
 app.command(dns_setup_app, name="dns-setup")
