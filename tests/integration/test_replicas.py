@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -92,6 +93,14 @@ def addresses(bridge: Bridge) -> dict[str, str]:
     return {k.name: a for k, a in bridge.published.virtual_ips.items() if k in bridge.published.catalog.services}
 
 
+async def metrics(bridge: Bridge) -> dict[str, float]:
+    """Those of the store, by the end of their names."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://{bridge.http_address}/metrics") as answer:
+        text = await answer.text()
+    found = re.findall(r"^isthmus_((?:store|virtual_ips)_\w+)(?:\{.*\})? (\S+)$", text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
 async def ask(bridge: Bridge, method: str, path: str, **more: Any) -> tuple[int, Any]:
     url = f"http://{bridge.http_address}/v1/workloads{path}"
     async with aiohttp.ClientSession() as session, session.request(method, url, **more) as answer:
@@ -144,18 +153,25 @@ async def test_while_the_store_is_down_addresses_are_served_and_new_ones_wait(wo
     one = await world.start("one")
     await eventually(lambda: "db" in addresses(one), "it has an address")
     before = addresses(one)
+    before_outage = (await metrics(one))["store_last_success_timestamp_seconds"]
     with world.server.outage():
         world.write(["db", "cache"])
         await eventually(lambda: len(one.published.catalog.services) == 2, "the new service is published", timeout=3)
         await eventually(lambda: one.vips.problem, "it is said why it has no address", timeout=20)
         assert "store " in one.vips.problem
         assert addresses(one) == before
+        said = await metrics(one)
+        assert said.items() >= {"store_up": 0, "virtual_ips_waiting": 1}.items()
+        assert said["store_errors_total"] >= 1
         await one.stop()
         again = await world.start("one")
         await eventually(lambda: addresses(again) == before, "it goes by its copy", timeout=20)
     await eventually(lambda: len(addresses(again)) == 2, "the other one gets its address", timeout=30)
     assert addresses(again)["db"] == before["db"]
     await eventually(lambda: not again.vips.problem, "all is well")
+    said = await metrics(again)
+    assert said.items() >= {"store_up": 1, "virtual_ips_waiting": 0}.items()
+    assert said["store_last_success_timestamp_seconds"] > before_outage
 
 
 async def test_what_registers_at_one_is_served_by_all(world: World) -> None:

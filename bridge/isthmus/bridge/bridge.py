@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, GCCollector, Info, PlatformColl
 from isthmus.bridge.adapters import to_adapter, to_status
 from isthmus.bridge.config import Config, Registry, TLSListenConfig, WorkloadsRegistry
 from isthmus.bridge.http import application
-from isthmus.bridge.metrics import RegistryCollector
+from isthmus.bridge.metrics import RegistryCollector, StoreCollector
 from isthmus.bridge.preflight import PreflightError, preflight
 from isthmus.bridge.publishing import Publisher
 from isthmus.bridge.registrations import Registrations, replica_name
@@ -30,6 +30,7 @@ from isthmus.registry import vip
 from isthmus.registry.hub import Hub
 from isthmus.registry.kv.config import DirectoryStoreConfig
 from isthmus.registry.kv.edge import StoreError
+from isthmus.registry.kv.measured import MeasuredStore
 from isthmus.registry.kv.opened import open_store
 from isthmus.registry.settings import split_address
 from isthmus.registry.source import SourceRules
@@ -84,6 +85,7 @@ class Bridge:
         self.hub = Hub(rules, config.sync_timeout, Path(config.state_dir))
         self._stack.push_async_callback(self.hub.close)
         metrics.register(RegistryCollector(self.hub))
+        metrics.register(StoreCollector(self.store, self.vips))
         release = version("isthmus")
         Info("isthmus", "The bridge that answers.", registry=metrics).info({"version": release})
         limits = config.xds.limits
@@ -187,7 +189,7 @@ class Bridge:
     async def _open_store(self) -> None:
         config, directory = self.config, Path(self.config.state_dir)
         try:
-            self.store = open_store(config.store, directory)
+            self.store = MeasuredStore(open_store(config.store, directory))
             self._stack.push_async_callback(self.store.close)
             own = isinstance(config.store, DirectoryStoreConfig)
             self.vips = VirtualIPs(self.store, config.mesh.virtual_ips, None if own else directory)

@@ -1,4 +1,4 @@
-"""Registry metrics, read from the origins' status when Prometheus asks."""
+"""Metrics of registries and of the store, read from their status when Prometheus asks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from prometheus_client import disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from isthmus.bridge.state import VirtualIPs
 from isthmus.registry.hub import Hub
+from isthmus.registry.kv.measured import MeasuredStore
 
 # The time of its creation beside every counter would double the page, and nothing reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -87,3 +89,31 @@ class RegistryCollector(Collector):
             counters["drift"].add_metric(at, status.drift)
         yield from gauges.values()
         yield from counters.values()
+
+
+class StoreCollector(Collector):
+    """`isthmus_store_*`, and who waits for it."""
+
+    def __init__(self, store: MeasuredStore, vips: VirtualIPs) -> None:
+        self._store = store
+        self._vips = vips
+
+    def collect(self) -> Iterable[Metric]:
+        """The families as they stand."""
+        store = self._store
+        for kind, name, text, value in (
+            (CounterMetricFamily, "store_requests", "Requests to the store that were answered.", store.requests),
+            (CounterMetricFamily, "store_errors", "Requests to the store that failed.", store.errors),
+            (GaugeMetricFamily, "store_up", "1 when the last request to the store was answered.", store.up),
+            (
+                GaugeMetricFamily,
+                "store_last_success_timestamp_seconds",
+                "When the store last answered; it is asked when something is to be read or written.",
+                store.last_success or 0.0,
+            ),
+        ):
+            family = kind(f"isthmus_{name}", text, labels=["store"])
+            family.add_metric([store.where], float(value))
+            yield family
+        waiting = "TCP services that have no address, since the store cannot be written."
+        yield GaugeMetricFamily("isthmus_virtual_ips_waiting", waiting, value=len(self._vips.waiting))
