@@ -1,8 +1,8 @@
-"""The bridge in a process that can be asked what nobody sees from outside: `python -m bench.push.inside CONFIG [CERT KEY]`.
+"""The bridge in a process that can be asked what nobody sees from outside: `python -m bench.push.inside CONFIG`.
 
-It is the bridge of `isthmus serve`, and one task more, which notes how late the loop comes back to it. It says `{"address"}`,
-that of a second listener with TLS if a certificate is given. The order `{"do": "take"}` is answered with what was found since
-the last one, and `{"do": "reload", "config"}` makes the bridge take over another configuration.
+It is the bridge of `isthmus serve`, and one task more, which notes how late the loop comes back to it. It says `{"started"}`.
+The order `{"do": "take"}` is answered with what was found since the last one, and `{"do": "reload", "config"}` makes the bridge
+take over another configuration.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from isthmus.bridge.config import load
 from isthmus.bridge.run import tune
 from isthmus.registry.hub import Hub
 from isthmus.registry.model import Catalog
-from isthmus.xds.server.transport import TLSConfig
 
 TICK = 0.001
 """Seconds between two looks at the clock."""
@@ -58,18 +57,14 @@ class _Hub(Hub):
             self.findings.catalogs.append((time.process_time() - began) * 1000)
 
 
-async def main(config: Path, keys: list[Path]) -> None:
+async def main(config: Path) -> None:
     """Serve until standard input ends."""
     findings = _Hub.findings = _Findings()
     setattr(wiring, "Hub", _Hub)  # noqa: B010 - mypy would have none of an assignment
     bridge = wiring.Bridge(load(config))
     watch = asyncio.create_task(findings.watch())
     await bridge.start()
-    address = bridge.xds_address
-    if keys:
-        certificate, key = (path.read_bytes() for path in keys)
-        address = await bridge.server.listen("127.0.0.1:0", lambda: TLSConfig(certificate, key))
-    _say(address=address)
+    _say(started=True)
     orders = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     while line := await orders.readline():
@@ -91,4 +86,4 @@ def _say(**answer: object) -> None:
 if __name__ == "__main__":
     logs.configure("info")
     tune()
-    asyncio.run(main(Path(sys.argv[1]), [Path(word) for word in sys.argv[2:]]))
+    asyncio.run(main(Path(sys.argv[1])))

@@ -55,7 +55,10 @@ async def compare(shape: Shape, servers: Sequence[Server], place: Place, number:
     cells = {server.label: Cell(number) for server in servers}
     for _ in range(blocks):
         for server in servers:
-            await _block(shape, server, place, cells[server.label])
+            try:
+                await _block(shape, server, place, cells[server.label])
+            except RuntimeError as e:
+                raise RuntimeError(f"{shape.name}, {number} proxies, {server.label}: {e}") from e
     return cells
 
 
@@ -75,9 +78,7 @@ async def _block(shape: Shape, server: Server, place: Place, cell: Cell) -> None
     cell.cpu_us.append((cpu_seconds(server.pid) - cpu) * 1e6 / (changes * cell.number))
     counted = await load.order({"do": "count"})
     if counted["responses"] != changes * cell.number:
-        raise RuntimeError(
-            f"{server.label} {shape.name}: {counted['responses']} responses to {cell.number} proxies after {changes} changes"
-        )
+        raise RuntimeError(f"{counted['responses']} responses to {cell.number} proxies after {changes} changes")
     cell.bytes_per_push = counted["bytes"] / counted["responses"]
     await load.order({"do": "close"})
     await settled(server.pid)

@@ -62,8 +62,10 @@ SOME = (
 """What is measured by default."""
 
 FULL = (
-    *(Part(shape, (1, 10, 100, 500, 5_000), EVERY, BLOCKS) for shape in (_EDS[10], _EDS[1_000], _DELTA[1_000])),
-    *(Part(shape, (1, 10, 100, 500), EVERY, BLOCKS) for shape in (_EDS[10_000], _CDS[1_000], _DELTA[10_000])),
+    Part(_EDS[1_000], (1, 10, 100, 500, 5_000), EVERY, BLOCKS),
+    Part(_CDS[1_000], (1, 10, 100, 500), EVERY, BLOCKS),
+    *(Part(shape, (1, 10, 100, 500, 5_000), EVERY) for shape in (_EDS[10], _DELTA[1_000])),
+    *(Part(shape, (1, 10, 100, 500), EVERY) for shape in (_EDS[10_000], _DELTA[10_000])),
     Part(_CDS[1_000], (5_000,), (ISTHMUS, LINEAR)),
     Part(_CDS[10_000], (1, 10, 100), EVERY),
     Part(_CDS[10_000], (500,), (ISTHMUS, LINEAR)),

@@ -65,20 +65,20 @@ class Server(Protocol):
 
 
 class Settings:
-    """The configuration of one bridge, which reads all of etcd."""
+    """The configuration of one bridge, which reads all of etcd. `tls`: a certificate and its key, for those who are measured."""
 
-    def __init__(self, directory: Path, etcd: str, **registry: object) -> None:
+    def __init__(self, directory: Path, etcd: str, tls: tuple[Path, Path] | None = None, **registry: object) -> None:
         directory.mkdir(parents=True)
         self.log = directory / "isthmus.log"
         self._state = directory / "state"
-        self._address, self._http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        plain, secure, self._http = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        self.address = secure if tls else plain
+        """Of its xDS server."""
+        self._xds: dict[str, object] = {"address": plain}
+        if tls:
+            self._xds["tls"] = {"address": secure, "cert_file": str(tls[0]), "key_file": str(tls[1])}
         self._etcd = etcd
         self.path = self.write("isthmus", **registry)
-
-    @property
-    def address(self) -> str:
-        """Of its xDS server."""
-        return self._address
 
     def write(self, stem: str, **registry: object) -> Path:
         """The file, with more keys for the registry; returns where it is."""
@@ -87,7 +87,7 @@ class Settings:
             "registries": [
                 {"name": "etcd", "type": "etcd", "endpoints": [self._etcd], "prefixes": prefixes, **registry}
             ],
-            "xds": {"address": self._address},
+            "xds": self._xds,
             "http": {"address": self._http},
             "state_dir": str(self._state),
         }
@@ -116,32 +116,12 @@ class Isthmus(Process):
 
     label = ISTHMUS
 
-    def __init__(self, directory: Path, etcd: str, keys: Keys, shape: Shape) -> None:
-        self.settings = Settings(directory, etcd)
+    def __init__(self, directory: Path, place: Place, shape: Shape) -> None:
+        self.settings = Settings(directory, place.etcd, place.tls if shape.tls else None)
         self.address = self.settings.address
-        self._change = _Changes(keys, shape)
+        self._change = _Changes(place.keys, shape)
         isthmus = Path(sys.executable).with_name("isthmus")
         super().__init__([isthmus, "serve", "-c", self.settings.path], self.settings.log)
-
-    async def change(self) -> None:
-        """Write the next change to etcd."""
-        await self._change()
-
-
-class IsthmusWithTLS:
-    """The same bridge with a second listener that speaks TLS, for which there is no setting yet."""
-
-    label = ISTHMUS
-
-    def __init__(self, program: Program, address: str, keys: Keys, shape: Shape) -> None:
-        self._program = program
-        self.address = address
-        self._change = _Changes(keys, shape)
-
-    @property
-    def pid(self) -> int:
-        """Of its process."""
-        return self._program.pid
 
     async def change(self) -> None:
         """Write the next change to etcd."""
@@ -203,23 +183,15 @@ async def start(
     directory.mkdir()
     await place.keys.fill(shape.population)
     async with contextlib.AsyncExitStack() as stack:
-        keys = place.tls if shape.tls else ()
-        isthmus: Server
-        if shape.tls:
-            settings = Settings(directory / "isthmus", place.etcd)
-            argv: list[str | Path] = [sys.executable, "-m", "bench.push.inside", settings.path, *keys]
-            program = await stack.enter_async_context(Program(argv, settings.log))
-            isthmus = IsthmusWithTLS(program, (await program.answer())["address"], place.keys, shape)
-            await settings.ready(lambda: program.running)
-        else:
-            isthmus = process = Isthmus(directory / "isthmus", place.etcd, place.keys, shape)
-            process.start()
-            stack.callback(process.stop)
-            await process.settings.ready(lambda: process.running)
+        isthmus = Isthmus(directory / "isthmus", place, shape)
+        isthmus.start()
+        stack.callback(isthmus.stop)
+        await isthmus.settings.ready(lambda: isthmus.running)
         resources = directory / "resources.pb"
         await place.load.order(subscribe(shape, isthmus.address, place, 1) | {"delta": False, "keep": str(resources)})
         await place.load.order({"do": "close"})
         out: list[Server] = []
+        argv: list[str | Path]
         for label in labels:
             if label == ISTHMUS:
                 out.append(isthmus)
@@ -227,7 +199,7 @@ async def start(
             if label == PLAIN:
                 argv = [sys.executable, "-m", "bench.push.plain", resources]
             else:
-                argv = [go_program(), "serve", label, resources, "127.0.0.1:0", *keys]
+                argv = [go_program(), "serve", label, resources, "127.0.0.1:0", *(place.tls if shape.tls else ())]
             program = await stack.enter_async_context(Program(argv, directory / f"{label}.log"))
             out.append(Other(label, program, (await program.answer())["address"]))
         yield out

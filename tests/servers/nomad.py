@@ -21,7 +21,7 @@ import msgspec
 
 from tests import peers
 from tests.servers.peers import peer_binary
-from tests.servers.process import Process, free_port
+from tests.servers.process import Process, free_port, own_range
 from tests.wait import eventually
 
 WEB = Path(__file__).parent / "nomad_task.py"
@@ -282,8 +282,8 @@ class Nomad(NomadAgent):
 
 def client_settings(directory: Path) -> dict[str, Any]:
     """What makes an agent a client. All are on one host, which each believes it has to itself: each gives out other ports."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
-    first = 20_000 + worker * 6_000 + next(_clients) % 12 * 500
+    mine = own_range(20_000, 32_000)
+    first = mine[next(_clients) * 500 % len(mine)]
     return {
         "enabled": True,
         "min_dynamic_port": first,

@@ -23,13 +23,23 @@ def free_port() -> int:
     Not one of those that the kernel gives to outgoing connections, and each test process has a range of its own: between here and
     the server's start nobody else takes it.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+    ports = own_range(6_000, 15_000)
     while True:
-        port = 6_000 + worker * 4_500 + next(_ports) % 4_500
+        port = ports[next(_ports) % len(ports)]
         with socket.socket() as s, contextlib.suppress(OSError):
             s.bind(("127.0.0.1", port))
             return port
 
+
+def own_range(first: int, end: int) -> range:
+    """The part of a range of ports that this test process has for itself."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = (end - first) // WORKERS
+    return range(first, end)[worker % WORKERS * size :][:size]
+
+
+WORKERS = 4
+"""Test processes beside each other, at most (`make test`)."""
 
 _ports = itertools.count(os.getpid() * 37)
 """Two runs beside each other begin at different places."""
