@@ -160,6 +160,8 @@ def network(*names: str) -> Iterator[tuple[Machine, ...]]:
             machine.run("ip", "link", "set", "lo", "up")
             machine.run("ip", "address", "add", f"{machine.address}/24", "dev", "eth0")
             machine.run("ip", "address", "add", f"{machine.address6}/64", "dev", "eth0", "nodad")
+            # Else its routes become more a second or two after the start, when nobody has objected to the link's address.
+            machine.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad")
             machine.run("ip", "link", "set", "eth0", "up")
             machines.append(machine)
         yield tuple(machines)

@@ -33,10 +33,12 @@ def configure(level: str, stream: TextIO | None = None, *, colors: bool = False)
             JSONRenderer(_to_json),
         ]
     )
+    logger = structlog.PrintLogger(out)
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        # One for all: to make one for every event takes as long as to write it.
+        logger_factory=lambda *_: logger,
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(out)

@@ -25,14 +25,14 @@ class Accounts:
     def __init__(self, metrics: XdsMetrics) -> None:
         self._metrics = metrics
 
-    def sent(self, response: Response | None, message: bytes) -> None:
-        """A message has gone to the transport; it is counted if it is a response."""
+    def sent(self, response: Response | None, message: bytes, times: int) -> None:
+        """A message has gone to the transport, to so many streams; it is counted if it is a response."""
         type_url = _SERVED.get(response.type_url) if response else None
         if response is None or type_url is None:
             return
-        self._metrics.pushes[type_url].inc()
-        self._metrics.push_bytes[type_url].inc(len(message))
-        self._metrics.resources[type_url].inc(len(response.resources) + len(response.removed))
+        self._metrics.pushes[type_url].inc(times)
+        self._metrics.push_bytes[type_url].inc(times * len(message))
+        self._metrics.resources[type_url].inc(times * (len(response.resources) + len(response.removed)))
 
     def settled(self, proxy: Proxy, received: Received) -> None:
         """A request has come, which may accept or refuse a response."""

@@ -85,7 +85,7 @@ class GrpcAioTransport:
         """
         await _try_to_bind(address)
         server = grpc.aio.server(options=self._options)
-        server.add_generic_rpc_handlers((_AnyMethod(self._serve),))
+        server.add_generic_rpc_handlers((_AnyMethod(self._serve if tls is None else self._serve_with_tls),))
         try:
             port = (
                 server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _credentials(tls))
@@ -142,7 +142,10 @@ class GrpcAioTransport:
         self.close(list(self._streams), grpc.StatusCode.UNAVAILABLE.value[0], "the server is shutting down")
         await asyncio.gather(*stopping)
 
-    async def _serve(self, path: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    async def _serve_with_tls(self, path: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        await self._serve(path, context, _tls_identity(context))
+
+    async def _serve(self, path: str, context: grpc.aio.ServicerContext[bytes, bytes], tls_identity: str = "") -> None:
         stream = _Stream(next(self._ids))
         self._streams[stream.id] = stream
         self._emit(
@@ -151,7 +154,7 @@ class GrpcAioTransport:
                 stream.id,
                 path=path,
                 peer=context.peer(),
-                tls_identity=_tls_identity(context),
+                tls_identity=tls_identity,
                 metadata={str(k): v for k, v in context.invocation_metadata() or () if isinstance(v, str)},
             )
         )

@@ -90,18 +90,19 @@ class Pump:
             if call.outbox and not call.blocked:
                 ready.append(call)
         while ready:
-            groups: dict[int, tuple[bytes, list[Call]]] = {}
+            groups: dict[int, tuple[Response | None, bytes, list[Call]]] = {}
             for call in ready:
-                message = call.outbox[0][1]
-                groups.setdefault(id(message), (message, []))[1].append(call)
+                response, message = call.outbox[0]
+                groups.setdefault(id(message), (response, message, []))[2].append(call)
             ready = []
-            for message, group in groups.values():
+            for response, message, group in groups.values():
                 refused = set(self._transport.send([c.id for c in group], message))
+                self._accounts.sent(response, message, len(group) - len(refused))
                 for call in group:
                     if call.id in refused:
                         call.blocked = True
                         continue
-                    self._accounts.sent(*call.outbox.pop(0))
+                    del call.outbox[0]
                     if isinstance(call, Proxy) and call.behind and not call.outbox:
                         self._refill(call, now)
                     if call.outbox:
