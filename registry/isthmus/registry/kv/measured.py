@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
 
 from isthmus.registry.adapter import ReadStats
@@ -54,7 +54,7 @@ class MeasuredStore:
         await self._store.close()
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self) -> Generator[None]:
         try:
             yield
         except StoreError:
