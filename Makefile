@@ -34,7 +34,7 @@ demo: $(STAMP) ## Show the whole path on this machine: registry, bridge, Envoy, 
 	@exec $(BIN)/isthmus demo $(ARGS)
 
 test: dev peers ## Run all tests, or those that ARGS name (ARGS="tests/e2e -k drain")
-	@exec $(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 soak: dev ## Look long for orders of events in which a model or a law fails (needs half an hour)
 	@exec env HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n 2 --timeout=3600 tests/model tests/property $(ARGS)

@@ -77,7 +77,7 @@ CPU = "us of CPU per push, acknowledgement included"
 
 
 async def run() -> list[Row]:
-    """All of it, in about eight minutes (`BENCH_LONG=1`: the whole matrix, in hours); the rows."""
+    """All of it, in about eight minutes (`BENCH_LONG=1`: the whole matrix, in 40); the rows."""
     parts = FULL if os.environ.get("BENCH_LONG") == "1" else SOME
     async with open_place() as place:
         rows = await connects(place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from isthmus.bridge import bridge as module
+from isthmus.bridge import publishing as module
 from isthmus.bridge.run import CRASHED, run
 from tests.feature.conftest import World
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from isthmus.bridge import bridge as module
+from isthmus.bridge import publishing as module
 from isthmus.bridge.run import CRASHED, run
 from isthmus.registry.thread import LARGE
 from isthmus.xds.server.server import XdsServer

@@ -218,6 +218,11 @@ async def test_a_replica_that_stops_takes_nobody_with_it(world: World) -> None:
     await register(one)
     await register(one, "vm-2")
     await eventually(has_reviews(one, other), "both serve it")
+
+    async def knows_both() -> bool:
+        return bool(await workload(other) and await workload(other, "vm-2"))
+
+    await eventually(knows_both, "the other one could take them over")
     name = (await workload(other) or {})["bridge"]
     await one.stop()
 
