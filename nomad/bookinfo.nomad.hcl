@@ -132,7 +132,7 @@ job "bookinfo" {
           type     = "http"
           path     = "/health"
           interval = "1s"
-          timeout  = "1s"
+          timeout  = "3s"
         }
       }
 

@@ -92,7 +92,7 @@ job "gateway" {
         port     = "ready"
         path     = "/healthz/ready"
         interval = "1s"
-        timeout  = "1s"
+        timeout  = "3s"
       }
     }
 

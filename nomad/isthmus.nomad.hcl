@@ -96,7 +96,7 @@ job "isthmus" {
         port     = "http"
         path     = "/readyz"
         interval = "2s"
-        timeout  = "1s"
+        timeout  = "3s"
       }
     }
 
@@ -110,7 +110,7 @@ job "isthmus" {
         type     = "http"
         path     = "/readyz"
         interval = "2s"
-        timeout  = "1s"
+        timeout  = "3s"
       }
     }
 

@@ -133,11 +133,13 @@ async def test_bookinfo(world: World) -> None:
     async with world.load("productpage") as pages:
         await eventually(lambda: len(reviews(pages)) == 6, "all instances of reviews answer", NOTICED, every=1)
         await one_is_unwell(world, pages)
+        assert pages.failures == [], "while an application was not well"
         await everything_is_replaced(world)
         await eventually(lambda: len(reviews(pages)) == 6, "all instances of reviews answer again", NOTICED, every=1)
+        assert pages.failures == [], "while everything was replaced"
         await a_client_is_drained(world)
         await eventually(lambda: len(reviews(pages)) == 6, "and from one client", NOTICED, every=1)
-    assert pages.failures == []
+    assert pages.failures == [], "while a client was drained"
 
 
 async def test_bookinfo_in_consul_and_an_agent_per_client(tmp_path: Path) -> None:
