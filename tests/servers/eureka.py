@@ -104,11 +104,16 @@ class Eureka(Process):
     async def request(self, method: str, path: str, body: Any = None, *, replication: bool = False) -> bytes:
         """One request; `replication` says that it comes from a peer, and is not to be passed on.
 
+        Before a change the server is asked for its deltas, so that it has them ready: what changes while it makes an answer may
+        be missing from it (the adapter's README), which the adapter mends after a minute. Tests do not wait for that.
+
         Raises:
             OSError: it does not listen.
             ValueError: it refused; with its reason.
 
         """
+        if method != "GET":
+            await self.get("/apps/delta")
         headers = {"Accept": "application/json", "x-netflix-discovery-replication": str(replication).lower()}
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20), headers=headers) as session,
