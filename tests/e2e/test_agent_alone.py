@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,8 @@ class TestWhatComesIn:
 
         app = web.Application()
         app.router.add_get("/", echo)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        http = port("http", runner.addresses[0][1])
-        try:
+        async with serving(app) as address:
+            http = port("http", int(address.rpartition(":")[2]))
             await start(http)
             async with (
                 aiohttp.ClientSession() as session,
@@ -102,8 +99,6 @@ class TestWhatComesIn:
             ):
                 await client.send_str("hello")
                 assert (await client.receive(5)).data == "heard hello"
-        finally:
-            await runner.cleanup()
 
     async def test_grpc(self, start: Start) -> None:
         """HTTP/2 all the way, trailers included."""
@@ -191,12 +186,9 @@ class TestLookedAfter:
 
         app = web.Application()
         app.router.add_get("/metrics", metrics)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        target = runner.addresses[0][1]
-        service = {"name": "reviews", "ports": [port("http", target)], "metrics": f"http://127.0.0.1:{target}/metrics"}
-        try:
+        async with serving(app) as address:
+            target = address.rpartition(":")[2]
+            service = {"name": "reviews", "ports": [port("http", int(target))], "metrics": f"{address}/metrics"}
             agent = await start(services=[service])
             _, page = await agent.request("/stats/prometheus")
             envoys = agent.settings["envoyPrometheusPort"]
@@ -205,8 +197,6 @@ class TestLookedAfter:
                     of_envoy = await answer.text()
                 async with session.get(f"http://127.0.0.1:{envoys}/quitquitquit") as answer:
                     assert answer.status == 404
-        finally:
-            await runner.cleanup()
 
         assert {"books 5", "isthmus_agent_ready 1.0"} <= set(page.splitlines())
         assert "envoy_server_live{} 1" in page
@@ -311,6 +301,35 @@ class TestEnds:
         status, said = await isthmus("agent", "drain", "-c", str(agent.file))
         assert (status, "no answer from an agent at 127.0.0.1:" in said) == (1, True)
 
+    async def test_the_waiting_begins_when_the_registry_knows(self, start: Start, application: Upstream) -> None:
+        """Until then callers are still sent here; a slow registry takes nothing of their time to go."""
+        times: list[float] = []
+
+        async def register(request: web.Request) -> web.Response:
+            if (await request.json())["health"] == "draining" and not times:
+                await asyncio.sleep(3)  # what a slow registry is
+                times.append(asyncio.get_running_loop().time())
+            return web.json_response({"ttl": 30})
+
+        async def withdraw(_: web.Request) -> web.Response:
+            times.append(asyncio.get_running_loop().time())
+            return web.json_response({})
+
+        app = web.Application()
+        app.router.add_put("/v1/workloads/{id}", register)
+        app.router.add_delete("/v1/workloads/{id}", withdraw)
+        async with serving(app) as address:
+            registration = {"type": "bridge", "addresses": [address]}
+            agent = await start(
+                port("http", application.port), registration=registration, terminationDrainDuration="2s"
+            )
+            await eventually(lambda: "agent.registered" in agent.output(), "it is registered", 20)
+            agent.send_signal(signal.SIGTERM)
+            await eventually(lambda: not agent.running, "it has ended", 20)
+
+        known, withdrawn = times
+        assert withdrawn - known >= 1.9
+
     async def test_stop_ends_what_a_killed_agent_left(self, start: Start, application: Upstream) -> None:
         agent = await start(port("http", application.port))
         agent.kill()
@@ -407,6 +426,18 @@ async def test_every_mode_is_taken_by_envoy(tmp_path: Path, version: str) -> Non
         file = tmp_path / "bootstrap.json"
         file.write_text(to_text(to_agent_bootstrap(config, "10.0.0.5", ipv6=True, version="0")))
         await validate(program, file)
+
+
+@asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[str]:
+    """Serves an application on a port of its own; the front of its URLs."""
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 def when(agent: AgentProcess, event: str) -> datetime:

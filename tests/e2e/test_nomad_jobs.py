@@ -79,15 +79,17 @@ def wait_for_the_agent(isthmus: Path) -> None:
 def run_nomad(address: str, *words: str | Path) -> str:
     command = ["nomad", *map(str, words)]
     try:
-        done = nomad(address, *words)
+        done = ask_nomad(address, *words)
     except subprocess.TimeoutExpired as e:
-        state = "".join(nomad(address, *about).stdout for about in (("job", "status"), ("job", "status", "bookinfo")))
+        state = "".join(
+            ask_nomad(address, *about).stdout for about in (("job", "status"), ("job", "status", "bookinfo"))
+        )
         raise AssertionError(f"{' '.join(command)} takes longer than {e.timeout} s:\n{state}") from e
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done.stdout
 
 
-def nomad(address: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+def ask_nomad(address: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "NOMAD_ADDR": address}
     return subprocess.run(
         [find_nomad(), *words],

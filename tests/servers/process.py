@@ -39,7 +39,7 @@ def own_range(first: int, end: int) -> range:
 
 
 WORKERS = 4
-"""Test processes beside each other, at most (`make test`)."""
+"""Test processes beside each other, at most; `make test` starts two."""
 
 _ports = itertools.count(os.getpid() * 37)
 """Two runs beside each other begin at different places."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Coroutine
@@ -48,7 +49,10 @@ class Agent:
         self.version = version("isthmus")
         self.registry = CollectorRegistry()
         self.proxy = Proxy(config, Admin(config.proxy_admin_port, admin_socket(config)), json_logs=json_logs)
-        self._drained_at: float | None = None
+        self.draining = False
+        """Callers are asked to go elsewhere, or have been."""
+        self._asked = math.inf
+        """The loop's time at which all of them had been."""
         self.ending = asyncio.Event()
         """Set by who wants it to end."""
         self._address = ""
@@ -142,31 +146,26 @@ class Agent:
             await task
         raise RuntimeError(f"{', '.join(task.get_name() for task in done)} ended")
 
-    @property
-    def draining(self) -> bool:
-        """Whether callers are asked to go elsewhere."""
-        return self._drained_at is not None
-
     async def drain(self) -> None:
-        """Ask callers to go elsewhere; the agent goes on."""
-        if self._drained_at is None:
+        """Ask callers to go elsewhere; returns when the registry knows. The agent goes on."""
+        if not self.draining:
             log.info("agent.draining")
-            self._drained_at = asyncio.get_running_loop().time()
+        self.draining = True
         if self._services is not None:
             await self._services.drain()
         with contextlib.suppress(AdminError):
             await self.proxy.drain()
+        self._asked = min(self._asked, asyncio.get_running_loop().time())
 
     async def quit(self) -> None:
         """Have it drain and end."""
         self.ending.set()
 
     async def stop(self, hurry: asyncio.Event) -> None:
-        """Drain, wait, withdraw, and end Envoy; `hurry` ends the waiting. What has drained for a while waits for the rest."""
-        began = self._drained_at or asyncio.get_running_loop().time()
+        """Drain, wait, withdraw, and end Envoy; `hurry` ends the waiting. What was drained before has waited some of it."""
         await self.drain()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(began + self.config.termination_drain_duration):
+            async with asyncio.timeout_at(self._asked + self.config.termination_drain_duration):
                 await hurry.wait()
         if self._services is not None:
             await self._services.withdraw()
