@@ -29,6 +29,13 @@ CACHED = 30.0
 """Seconds for which a listing is repeated (response-cache-update-interval-ms)."""
 RETENTION = 180.0
 """Seconds for which deltas tell a change (retention-time-in-m-s-in-delta-queue)."""
+LEFT_OUT = frozenset(
+    {
+        *("overriddenStatus", "countryId", "leaseInfo", "metadata", "homePageUrl", "statusPageUrl", "healthCheckUrl"),
+        *("isCoordinatingDiscoveryServer", "lastDirtyTimestamp"),
+    }
+)
+"""What compact answers do not have."""
 TICK = 0.01
 
 BEGAN = 1_760_000_000_000
@@ -64,7 +71,8 @@ class ScriptedEureka:
             case ["apps"]:
                 self._answer_cached(request, "apps")
             case ["apps", "delta"]:
-                self._answer_cached(request, "delta")
+                brief = request.headers.get("x-eureka-accept") == "compact"
+                self._answer_cached(request, "delta in brief" if brief else "delta")
             case ["apps", app, id_] if app in self._numbers:
                 state = self._fleet.state(self._numbers[app], int(id_.rpartition("-")[2]))
                 request.answer(msgspec.json.encode({"instance": self._instance(state)}))
@@ -133,11 +141,12 @@ class ScriptedEureka:
             earliest = time.monotonic() - RETENTION
             self._recent = {at: since for at, since in self._recent.items() if since >= earliest}
             states = sorted((self._fleet.state(*at) for at in self._recent), key=lambda s: s.service)
+        shape = _in_brief if what == "delta in brief" else dict
         # One by one: 50,000 instances as objects would be a gigabyte, for a moment.
         applications = [
             msgspec.Raw(
                 msgspec.json.encode(
-                    {"name": State(service, 0).name.upper(), "instance": [self._instance(s) for s in members]}
+                    {"name": State(service, 0).name.upper(), "instance": [shape(self._instance(s)) for s in members]}
                 )
             )
             for service, members in itertools.groupby(states, key=lambda s: s.service)
@@ -186,6 +195,11 @@ class ScriptedEureka:
             "lastDirtyTimestamp": str(self._dirty.get(at, BEGAN)),
             "actionType": "MODIFIED" if at in self._dirty else "ADDED",
         }
+
+
+def _in_brief(instance: dict[str, object]) -> dict[str, object]:
+    """What a compact answer has of it."""
+    return {name: value for name, value in instance.items() if name not in LEFT_OUT}
 
 
 def _gzip(body: bytes) -> bytes:

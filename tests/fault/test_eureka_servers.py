@@ -18,7 +18,7 @@ from isthmus.registry.model import Health, Origin
 from isthmus.registry.origin import OriginStatus
 from isthmus.registry.source import SourceRules
 from tests.contract.adapter_contract import Following, following
-from tests.servers.scripted_eureka import Answer, ScriptedEureka, breaking_off, saying, stalling
+from tests.servers.scripted_eureka import Answer, ScriptedEureka, breaking_off, in_brief, saying, stalling
 from tests.wait import eventually
 
 XML = "<applications>\n  <versions__delta>1</versions__delta>\n</applications>"
@@ -188,7 +188,7 @@ async def test_a_difference_that_stays_makes_no_storm(eureka: ScriptedEureka) ->
             eureka.put("api", "api-1")
             await eventually(lambda: seen.service("api"), "a change all the same")
     assert eureka.asked["/apps"] == 2
-    assert [e["hashcode"] for e in logs if e["event"] == "eureka.hash_mismatch"] == ["UP_7_"]
+    assert [e["hashcode"] for e in logs if e["event"] == "eureka.difference"] == ["UP_7_"]
 
 
 async def test_a_server_without_deltas(eureka: ScriptedEureka) -> None:
@@ -224,23 +224,33 @@ async def test_a_pause_that_deltas_do_not_reach_over(eureka: ScriptedEureka, mon
         assert eureka.asked["/apps"] >= 2
 
 
-async def test_a_delta_in_the_servers_cache_that_lacks_a_change(
-    eureka: ScriptedEureka, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was made in the moment of the change, and stays; its counts are those of before, so they agree. One listing tells."""
-    monkeypatch.setattr(eureka_reading, "PAGE", 0.4)
+@pytest.mark.parametrize("brief", [False, True])
+async def test_a_delta_in_the_servers_cache_that_lacks_a_change(eureka: ScriptedEureka, brief: bool) -> None:
+    """It was made in the moment of the change, and stays; its counts are those of before, so they agree. The other kind tells."""
     eureka.put("web", "web-1")
+    stale = saying(body=eureka.page({}))
     async with reading(eureka) as seen:
-        eureka.instead["/apps/delta"] = saying(body=eureka.page({}))
         eureka.put("web", "web-2", ipAddr="10.0.0.2")
-        await polled(eureka)
-        assert seen.addresses("web") == {"10.0.0.1": 8080}
-        await eventually(lambda: set(seen.addresses("web")) == {"10.0.0.1", "10.0.0.2"}, "the listing")
-        eureka.instead["/apps/delta"] = saying(body=eureka.page({}))
-        listings = eureka.asked["/apps"]
+        whole = saying(body=eureka.page(eureka.changes))
+        short = saying(body=eureka.page(in_brief(eureka.changes)))
+        eureka.instead |= {"/apps/delta": whole if brief else stale, "/apps/delta brief": stale if brief else short}
+        await eventually(lambda: set(seen.addresses("web")) == {"10.0.0.1", "10.0.0.2"}, "what one of them tells")
         await polled(eureka, 8)
-        assert eureka.asked["/apps"] == listings
+        assert eureka.asked["/apps"] == (1 if brief else 2), "what the brief one alone tells is listed once"
         assert seen.error is None
+
+
+async def test_a_deletion_that_one_delta_lacks(eureka: ScriptedEureka) -> None:
+    for n in (1, 2):
+        eureka.put("web", f"web-{n}", ipAddr=f"10.0.0.{n}")
+    async with reading(eureka) as seen:
+        eureka.instead["/apps/delta"] = saying(body=eureka.page(eureka.changes))
+        eureka.drop("web-1")
+        eureka.instead["/apps/delta brief"] = saying(body=eureka.page(in_brief(eureka.changes)))
+        await eventually(lambda: seen.addresses("web") == {"10.0.0.2": 8080}, "it is gone")
+        await polled(eureka, 8)
+        assert eureka.asked["/apps"] == 1
+        assert seen.latest.doubt == ""
 
 
 async def test_repeated_deltas_are_no_news(eureka: ScriptedEureka) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 
@@ -17,7 +18,7 @@ from isthmus.registry.eureka import EurekaAdapter, EurekaConfig
 from isthmus.registry.model import Health, Locality, Origin, Port, Protocol
 from isthmus.registry.origin import OriginStatus
 from tests.contract.adapter_contract import Following, following
-from tests.servers.eureka import Eureka
+from tests.servers.eureka import Eureka, mk_instance
 from tests.servers.process import free_port
 from tests.wait import eventually
 
@@ -164,6 +165,31 @@ async def test_quiet_polls_are_no_news(pair: Pair, app: str) -> None:
             await adapter.listing()
         later = seen.snapshots[before:]
         assert [s for s in later if s.changed is None or app in {key.name for key in s.changed}] == []
+
+
+async def test_a_change_that_the_server_leaves_out_of_its_answer(pair: Pair, app: str) -> None:
+    """It came while the server made the answer, which stays until something else happens. Nothing else happens here."""
+    eureka = pair.other
+    await eureka.register(app, f"{app}-0")
+    async with reading(eureka) as seen, aiohttp.ClientSession(headers={"Accept": "application/json"}) as session:
+
+        async def put(n: int) -> None:
+            body = mk_instance(app, f"{app}-{n}")
+            async with session.post(f"{eureka.address}/apps/{app.upper()}", json=body) as answer:
+                assert answer.status == 204
+
+        async def tells(n: int, kind: str) -> bool:
+            async with session.get(f"{eureka.address}/apps/delta", headers={"X-Eureka-Accept": kind}) as answer:
+                return f'"{app}-{n}"' in await answer.text()
+
+        for n in itertools.count(1):
+            assert n < 200, "the server's answers lack nothing"
+            await put(0)  # so that there is no answer yet
+            await asyncio.gather(tells(n, "full"), put(n))
+            if await tells(n, "compact") and not await tells(n, "full"):
+                break
+        await eventually(lambda: f"{app}-{n}" in health(seen, app), "the other kind of answer tells")
+        assert not await tells(n, "full")
 
 
 async def test_one_of_two_servers_is_killed(pair: Pair, app: str) -> None:

@@ -105,7 +105,7 @@ class Eureka(Process):
         """One request; `replication` says that it comes from a peer, and is not to be passed on.
 
         Before a change the server is asked for its deltas, so that it has them ready: what changes while it makes an answer may
-        be missing from it (the adapter's README), which the adapter mends after a minute. Tests do not wait for that.
+        be missing from it (the adapter's README), and this is no test of that.
 
         Raises:
             OSError: it does not listen.

@@ -24,6 +24,7 @@ DAY = 1_700_000_000_000
 class ScriptedEureka:
     """`put` and `drop` change what it has; `instead` answers a path (`/apps`) otherwise; `asked` counts requests by path.
 
+    A delta is asked for in two kinds: "/apps/delta" is instead of both, unless there is one for "/apps/delta brief".
     `user` and `password` are demanded when they are set. A request that Eureka would answer in XML is a failure of the test.
     """
 
@@ -98,18 +99,33 @@ class ScriptedEureka:
         expected = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         if self.user and request.headers.get("Authorization") != f"Basic {expected}":
             return web.json_response({"error": "Unauthorized"}, status=401)
-        if path in self.instead:
-            return await self.instead[path](request)
+        brief = request.headers.get("X-Eureka-Accept") == "compact"
+        instead = (brief and self.instead.get(f"{path} brief")) or self.instead.get(path)
+        if instead:
+            return await instead(request)
         if path == "/apps":
             return web.json_response(self.page(self.instances))
         if path == "/apps/delta":
             self.version += 1
-            return web.json_response(self.page(self.changes))
+            return web.json_response(self.page(in_brief(self.changes) if brief else self.changes))
         app, _, id_ = path.removeprefix("/apps/").partition("/")
         instance = self.instances.get(id_)
         if instance is None or instance["app"] != app:
             return web.json_response({"status": 404, "error": "Not Found"}, status=404)
         return web.json_response({"instance": instance})
+
+
+def in_brief(instances: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """These without what a compact answer leaves out, as recorded."""
+    left_out = {
+        "metadata",
+        "leaseInfo",
+        "lastDirtyTimestamp",
+        "overriddenStatus",
+        "countryId",
+        "isCoordinatingDiscoveryServer",
+    }
+    return {id_: {k: v for k, v in i.items() if k not in left_out} for id_, i in instances.items()}
 
 
 def saying(status: int = 200, body: Any = None, *, text: str = "", content_type: str = "application/json") -> Answer:

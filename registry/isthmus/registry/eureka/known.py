@@ -180,6 +180,17 @@ class Known:
             return True
         return hashcode == "".join(f"{status}_{count}_" for status, count in sorted(self._counts.items()) if count)
 
+    def lacks(self, applications: Iterable[Application]) -> bool:
+        """Whether a delta tells of instances that are not known, or not as they are now, unless some could not be read."""
+        if self._unreadable:
+            return False
+        for application in applications:
+            for entry in application.entries:
+                known = self._polled.get(entry.record.app, {}).get(entry.record.id)
+                if entry.action != "DELETED" and (known is None or known.updated < entry.record.updated):
+                    return True
+        return False
+
     # What the feed brought.
 
     def heard_change(self, change: Change, now: float) -> bool:

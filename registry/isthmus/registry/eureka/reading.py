@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Coroutine
@@ -26,11 +27,6 @@ log = structlog.get_logger()
 
 RETENTION = 150.0
 """Seconds without a poll, after which deltas do not reach back far enough: servers keep changes for 180 s."""
-
-PAGE = 60.0
-"""Seconds for which deltas may be the very same answer of a server's cache before everything is listed, once for each: a change
-that came about while a server made such an answer is not in it, and when the next one is made, after three minutes in which
-nothing else happened, no longer to be told."""
 
 LISTING_PAUSE = 30.0
 """Seconds between complete listings that are made to mend a difference, or because a server makes no deltas. The pause doubles
@@ -78,9 +74,9 @@ class Reading:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._version = 0
-        self._version_since = float("inf")
-        """When deltas began to have this version; endless when that has been seen to."""
         self._deltas = True
+        self._brief = False
+        """Which of the two answers that tell what changed was asked for last."""
         self._listed_at = self._polled_at = 0.0
         self._mend_at = 0.0
         self._mend_pause = LISTING_PAUSE
@@ -105,7 +101,8 @@ class Reading:
     async def once(self, watched: Known | None) -> Snapshot:
         """List everything, and follow nothing. `watched` is what a reading beside this one knows."""
         await self._list_somewhere()
-        await self._changes()
+        with contextlib.suppress(NoSuchError):
+            await self._changes()
         if watched is not None:
             self._known.take_over(watched)
         return msgspec.structs.replace(self._known.take(), changed=None)
@@ -192,29 +189,49 @@ class Reading:
         if due or not self._deltas:
             await self._list()
             return
-        listing = await self._changes()
-        if listing is None:
+        try:
+            hashcode, complete = await self._follow()
+        except NoSuchError:
             log.warning(
                 "eureka.no_deltas", origin=self._origin.name, server=self._server, listing_every_s=LISTING_PAUSE
             )
             self._deltas = False
             await self._list()
-        elif self._known.agrees(listing.hashcode):
+            return
+        if complete:
             self._mend_pause = LISTING_PAUSE
-            if self._clock() - self._version_since >= PAGE and self._liveness.state is not FeedState.LIVE:
-                self._version_since = float("inf")
-                await self._list()
         elif self._clock() >= self._mend_at:
             log.info(
-                "eureka.hash_mismatch",
+                "eureka.difference",
                 origin=self._origin.name,
                 server=self._server,
-                hashcode=listing.hashcode,
+                hashcode=hashcode,
                 next_listing_s=self._mend_pause,
             )
             self._mend_at = self._clock() + self._mend_pause
             self._mend_pause = min(2 * self._mend_pause, max(LISTING_PAUSE, self._config.full_interval))
             await self._list()
+
+    async def _follow(self) -> tuple[str, bool]:
+        """Apply what changed lately; returns how many have which status, and whether what is known agrees with all that was told.
+
+        A server keeps the answer that it has made until the next change, and what comes about in the moment in which it makes
+        one may be missing from it, with counts that agree. So two answers are asked for in turn, which the server makes apart
+        from each other: the one tells what the other lacks.
+        """
+        self._brief = not self._brief
+        if not self._brief:
+            listing = await self._changes()
+            if self._known.agrees(listing.hashcode):
+                return listing.hashcode, True
+        brief = await self._api.changes_in_brief(self._server)
+        told = await _read(brief)
+        self._heard([_gone(application) for application in told], brief.hashcode)
+        complete = self._known.agrees(brief.hashcode) and not self._known.lacks(told)
+        if complete or not self._brief:
+            return brief.hashcode, complete
+        listing = await self._changes()
+        return listing.hashcode, self._known.agrees(listing.hashcode) and not self._known.lacks(told)
 
     async def _list(self) -> None:
         listing = await self._api.everything(self._server)
@@ -232,27 +249,27 @@ class Reading:
         self._listed_at = self._polled_at = now
         self._stats.alive()
         if self._known.unexplained and self._deltas:
-            await self._changes()  # what the listing lacks may have been removed in an orderly way
+            with contextlib.suppress(NoSuchError):
+                await self._changes()  # what the listing lacks may have been removed in an orderly way
 
-    async def _changes(self) -> Listing | None:
-        """Apply what changed lately; None when the server makes no deltas."""
-        try:
-            listing = await self._api.changes(self._server)
-        except NoSuchError:
-            return None
+    async def _changes(self) -> Listing:
+        """Apply what changed lately. Raises NoSuchError when the server makes no deltas."""
+        listing = await self._api.changes(self._server)
         if listing.version < self._version:
             raise AdapterError(
                 f"eureka at {self._server}: the number of its deltas went back from {self._version} to {listing.version}: "
                 "it was restarted, or another server answers at this address; everything is listed again"
             )
+        self._version = listing.version
+        self._heard(await _read(listing), listing.hashcode)
+        return listing
+
+    def _heard(self, applications: list[Application], hashcode: str) -> None:
         now = self._clock()
-        if listing.version != self._version:
-            self._version, self._version_since = listing.version, now
-        if self._known.heard_delta(await _read(listing), listing.hashcode, now):
+        if self._known.heard_delta(applications, hashcode, now):
             self._stats.wake_up()
         self._polled_at = now
         self._stats.alive()
-        return listing
 
     # The feed.
 
@@ -343,3 +360,8 @@ async def _read(listing: Listing) -> list[Application]:
 
 def _parse(listing: Listing) -> list[Application]:
     return [parse_application(raw) for raw in listing.applications]
+
+
+def _gone(application: Application) -> Application:
+    """Of an application in brief, what needs no more words."""
+    return Application(application.name, tuple(e for e in application.entries if e.action == "DELETED"))

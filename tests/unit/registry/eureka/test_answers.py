@@ -64,6 +64,18 @@ def test_a_recorded_delta() -> None:
     }
 
 
+def test_a_recorded_delta_in_brief() -> None:
+    found = entries(recorded("delta_compact"))
+    assert {id_: e.action for id_, e in found.items()} == {
+        "10.0.0.1:reviews:9080": "MODIFIED",
+        "10.0.0.2:reviews:9080": "ADDED",
+        "10.0.3.1:gone:9080": "DELETED",
+    }
+    assert parse_listing(recorded("delta_compact")).hashcode == "OUT_OF_SERVICE_1_STARTING_1_"
+    record = found["10.0.0.1:reviews:9080"].record
+    assert (record.app, record.updated, record.metadata) == ("REVIEWS", 1795259432669, {})
+
+
 def test_a_recorded_instance() -> None:
     assert parse_instance(recorded("instance")).record == entries(recorded("apps"))["10.0.0.1:reviews:9080"].record
 
@@ -199,12 +211,14 @@ def test_a_batch_has_a_limit() -> None:
         parse_batch(json.dumps({"replicationList": changes}).encode())
 
 
-def feed_all(listing: bytes, delta: bytes, batch: bytes) -> None:
+def feed_all(listing: bytes, delta: bytes, brief: bytes, batch: bytes) -> None:
     known = Known(Origin("spring", "eureka"), Rules(), "eureka:8761")
     known.heard_all(read(listing), "", 0.0, watched=False)
     known.take()
     with contextlib.suppress(msgspec.DecodeError):
         known.heard_delta(read(delta), "", 1.0)
+    with contextlib.suppress(msgspec.DecodeError):
+        known.lacks(read(brief))
     with contextlib.suppress(msgspec.DecodeError):
         for change in parse_batch(batch):
             if isinstance(change, Change):
@@ -220,11 +234,13 @@ def feed_all(listing: bytes, delta: bytes, batch: bytes) -> None:
     assert all(q.reason and q.where for q in snapshot.quarantined)
 
 
-@given(almost("apps"), almost("delta"), almost("batch"))
-def test_almost_right_answers_give_services_or_quarantine(listing: bytes, delta: bytes, batch: bytes) -> None:
+@given(almost("apps"), almost("delta"), almost("delta_compact"), almost("batch"))
+def test_almost_right_answers_give_services_or_quarantine(
+    listing: bytes, delta: bytes, brief: bytes, batch: bytes
+) -> None:
     """Never an unhandled exception, and never an instance that cannot be called."""
     with contextlib.suppress(msgspec.DecodeError):
-        feed_all(listing, delta, batch)
+        feed_all(listing, delta, brief, batch)
 
 
 @given(st.binary(max_size=200))

@@ -72,6 +72,15 @@ def test_what_a_delta_says_of_the_past_is_ignored() -> None:
     assert not known.news
 
 
+def test_what_a_delta_in_brief_tells_that_is_not_known() -> None:
+    known = listed(mk_entry(1, updated=5))
+    assert not known.lacks(listing(mk_entry(1, "ADDED", updated=5, metadata={}))), "what it leaves out"
+    assert not known.lacks(listing(mk_entry(1, "ADDED", updated=4)))
+    assert not known.lacks(listing(mk_entry(3, "DELETED", updated=7)))
+    assert known.lacks(listing(mk_entry(1, "MODIFIED", updated=6)))
+    assert known.lacks(listing(mk_entry(1, updated=5), mk_entry(2, "ADDED", updated=1)))
+
+
 def test_a_listing_older_than_a_delta_is_ignored() -> None:
     """They come from different pages of the server's cache."""
     known = listed(mk_entry(1, updated=1))
