@@ -26,7 +26,7 @@ BATCH = 250
 SENDERS = 20
 RENEWAL = 30.0
 CACHED = 30.0
-"""Seconds for which a listing is repeated (response-cache-update-interval-ms)."""
+"""Seconds after which all answers are made anew, at the same time (response-cache-update-interval-ms)."""
 RETENTION = 180.0
 """Seconds for which deltas tell a change (retention-time-in-m-s-in-delta-queue)."""
 LEFT_OUT = frozenset(
@@ -53,7 +53,7 @@ class ScriptedEureka:
         self._numbers = {State(n, 0).name.upper(): n for n in range(fleet.size)}
         self._recent: dict[tuple[int, int], float] = {}
         self._version = 1
-        self._cached: dict[str, tuple[float, bytes]] = {}
+        self._cached: dict[str, tuple[int, bytes]] = {}
         self._queue: deque[tuple[float, bytes]] = deque()
         self._down = 0
 
@@ -125,10 +125,10 @@ class ScriptedEureka:
         self._queue.append((asyncio.get_running_loop().time(), msgspec.json.encode(said)))
 
     def _answer_cached(self, request: Request, what: str) -> None:
-        at, body = self._cached.get(what, (float("-inf"), b""))
-        if time.monotonic() - at >= CACHED:
+        number, body = self._cached.get(what, (-1, b""))
+        if number != (renewal := int(time.monotonic() // CACHED)):
             body = _gzip(self._page(what))
-            self._cached[what] = (time.monotonic(), body)
+            self._cached[what] = (renewal, body)
         assert "gzip" in request.headers.get("accept-encoding", ""), "who reads all of this should ask for gzip"
         assert request.headers.get("accept") == "application/json", "Eureka would answer with XML"
         request.answer(body, {"Content-Encoding": "gzip"})

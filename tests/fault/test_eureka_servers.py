@@ -188,7 +188,7 @@ async def test_a_difference_that_stays_makes_no_storm(eureka: ScriptedEureka) ->
             eureka.put("api", "api-1")
             await eventually(lambda: seen.service("api"), "a change all the same")
     assert eureka.asked["/apps"] == 2
-    assert [e["hashcode"] for e in logs if e["event"] == "eureka.difference"] == ["UP_7_"]
+    assert [e["hashcode"] for e in logs if e["event"] == "eureka.hash_mismatch"] == ["UP_7_"]
 
 
 async def test_a_server_without_deltas(eureka: ScriptedEureka) -> None:
@@ -236,7 +236,8 @@ async def test_a_delta_in_the_servers_cache_that_lacks_a_change(eureka: Scripted
         eureka.instead |= {"/apps/delta": whole if brief else stale, "/apps/delta brief": stale if brief else short}
         await eventually(lambda: set(seen.addresses("web")) == {"10.0.0.1", "10.0.0.2"}, "what one of them tells")
         await polled(eureka, 8)
-        assert eureka.asked["/apps"] == (1 if brief else 2), "what the brief one alone tells is listed once"
+        assert eureka.asked["/apps"] == 1
+        assert eureka.asked["/apps/WEB/web-2"] == (0 if brief else 1), "the brief one does not tell all of it"
         assert seen.error is None
 
 
@@ -251,6 +252,20 @@ async def test_a_deletion_that_one_delta_lacks(eureka: ScriptedEureka) -> None:
         await polled(eureka, 8)
         assert eureka.asked["/apps"] == 1
         assert seen.latest.doubt == ""
+
+
+async def test_an_answer_younger_than_the_other_makes_no_listing(eureka: ScriptedEureka) -> None:
+    """A busy server renews them one after the other, and meanwhile much has changed."""
+    eureka.put("web", "web-0")
+    eureka.put("web", "web-1")
+    async with reading(eureka) as seen:
+        eureka.instead["/apps/delta"] = saying(body=eureka.page(eureka.changes))
+        eureka.drop("web-0")
+        for n in range(2, 25):
+            eureka.put("web", f"web-{n}", ipAddr=f"10.0.0.{n}")
+        eureka.instead["/apps/delta brief"] = saying(body=eureka.page(in_brief(eureka.changes)))
+        await eventually(lambda: len(seen.addresses("web")) == 24, "all of them, some at each poll")
+        assert eureka.asked["/apps"] == 1
 
 
 async def test_repeated_deltas_are_no_news(eureka: ScriptedEureka) -> None:

@@ -180,16 +180,16 @@ class Known:
             return True
         return hashcode == "".join(f"{status}_{count}_" for status, count in sorted(self._counts.items()) if count)
 
-    def lacks(self, applications: Iterable[Application]) -> bool:
-        """Whether a delta tells of instances that are not known, or not as they are now, unless some could not be read."""
-        if self._unreadable:
-            return False
+    def lacking(self, applications: Iterable[Application]) -> list[Key]:
+        """Of the instances that a delta tells of, those that are not known from polls, or not as they are now."""
+        found = []
         for application in applications:
             for entry in application.entries:
-                known = self._polled.get(entry.record.app, {}).get(entry.record.id)
-                if entry.action != "DELETED" and (known is None or known.updated < entry.record.updated):
-                    return True
-        return False
+                record = entry.record
+                known = self._polled.get(record.app, {}).get(record.id)
+                if entry.action != "DELETED" and (known is None or known.updated < record.updated):
+                    found.append(record.key)
+        return found
 
     # What the feed brought.
 

@@ -28,6 +28,9 @@ log = structlog.get_logger()
 RETENTION = 150.0
 """Seconds without a poll, after which deltas do not reach back far enough: servers keep changes for 180 s."""
 
+CACHED = 35.0
+"""Seconds for which an answer of a server may be old: by default all of them are renewed each 30 s, one after the other."""
+
 LISTING_PAUSE = 30.0
 """Seconds between complete listings that are made to mend a difference, or because a server makes no deltas. The pause doubles
 while they do not mend it."""
@@ -39,7 +42,7 @@ JUDGE_EVERY = 0.5
 """Seconds between looks at who missed heartbeats."""
 
 CHECKS = 10
-"""Instances that the server is asked about at each look."""
+"""Instances that the server is asked about at each look, or after one poll."""
 
 
 class Reading:
@@ -77,6 +80,8 @@ class Reading:
         self._deltas = True
         self._brief = False
         """Which of the two answers that tell what changed was asked for last."""
+        self._ahead_until = 0.0
+        """Until when more may be known than either answer counts."""
         self._listed_at = self._polled_at = 0.0
         self._mend_at = 0.0
         self._mend_pause = LISTING_PAUSE
@@ -190,7 +195,7 @@ class Reading:
             await self._list()
             return
         try:
-            hashcode, complete = await self._follow()
+            hashcode, agrees = await self._follow()
         except NoSuchError:
             log.warning(
                 "eureka.no_deltas", origin=self._origin.name, server=self._server, listing_every_s=LISTING_PAUSE
@@ -198,11 +203,11 @@ class Reading:
             self._deltas = False
             await self._list()
             return
-        if complete:
+        if agrees:
             self._mend_pause = LISTING_PAUSE
         elif self._clock() >= self._mend_at:
             log.info(
-                "eureka.difference",
+                "eureka.hash_mismatch",
                 origin=self._origin.name,
                 server=self._server,
                 hashcode=hashcode,
@@ -213,7 +218,7 @@ class Reading:
             await self._list()
 
     async def _follow(self) -> tuple[str, bool]:
-        """Apply what changed lately; returns how many have which status, and whether what is known agrees with all that was told.
+        """Apply what changed lately; returns how many have which status, and whether what is known need not differ from that.
 
         A server keeps the answer that it has made until the next change, and what comes about in the moment in which it makes
         one may be missing from it, with counts that agree. So two answers are asked for in turn, which the server makes apart
@@ -226,12 +231,17 @@ class Reading:
                 return listing.hashcode, True
         brief = await self._api.changes_in_brief(self._server)
         told = await _read(brief)
-        self._heard([_gone(application) for application in told], brief.hashcode)
-        complete = self._known.agrees(brief.hashcode) and not self._known.lacks(told)
-        if complete or not self._brief:
-            return brief.hashcode, complete
-        listing = await self._changes()
-        return listing.hashcode, self._known.agrees(listing.hashcode) and not self._known.lacks(told)
+        ahead = self._heard([_gone(application) for application in told], brief.hashcode)
+        hashcodes = [brief.hashcode]
+        if self._brief and (self._known.lacking(told) or not self._known.agrees(brief.hashcode)):
+            hashcodes.append((await self._changes()).hashcode)
+        for key in self._known.lacking(told)[:CHECKS]:
+            with contextlib.suppress(AdapterError):  # it has gone meanwhile, or is asked for again
+                entry = await self._api.instance(self._server, *key)
+                ahead |= self._heard([Application(key[0], (entry,))], hashcodes[-1])
+        if ahead:
+            self._ahead_until = self._clock() + CACHED
+        return hashcodes[-1], any(map(self._known.agrees, hashcodes)) or self._clock() < self._ahead_until
 
     async def _list(self) -> None:
         listing = await self._api.everything(self._server)
@@ -264,12 +274,14 @@ class Reading:
         self._heard(await _read(listing), listing.hashcode)
         return listing
 
-    def _heard(self, applications: list[Application], hashcode: str) -> None:
+    def _heard(self, applications: list[Application], hashcode: str) -> bool:
         now = self._clock()
-        if self._known.heard_delta(applications, hashcode, now):
+        news = self._known.heard_delta(applications, hashcode, now)
+        if news:
             self._stats.wake_up()
         self._polled_at = now
         self._stats.alive()
+        return news
 
     # The feed.
 

@@ -218,7 +218,7 @@ def feed_all(listing: bytes, delta: bytes, brief: bytes, batch: bytes) -> None:
     with contextlib.suppress(msgspec.DecodeError):
         known.heard_delta(read(delta), "", 1.0)
     with contextlib.suppress(msgspec.DecodeError):
-        known.lacks(read(brief))
+        known.lacking(read(brief))
     with contextlib.suppress(msgspec.DecodeError):
         for change in parse_batch(batch):
             if isinstance(change, Change):

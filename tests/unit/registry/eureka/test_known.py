@@ -74,11 +74,10 @@ def test_what_a_delta_says_of_the_past_is_ignored() -> None:
 
 def test_what_a_delta_in_brief_tells_that_is_not_known() -> None:
     known = listed(mk_entry(1, updated=5))
-    assert not known.lacks(listing(mk_entry(1, "ADDED", updated=5, metadata={}))), "what it leaves out"
-    assert not known.lacks(listing(mk_entry(1, "ADDED", updated=4)))
-    assert not known.lacks(listing(mk_entry(3, "DELETED", updated=7)))
-    assert known.lacks(listing(mk_entry(1, "MODIFIED", updated=6)))
-    assert known.lacks(listing(mk_entry(1, updated=5), mk_entry(2, "ADDED", updated=1)))
+    assert known.lacking(listing(mk_entry(1, "ADDED", updated=5, metadata={}))) == [], "what it leaves out"
+    assert known.lacking(listing(mk_entry(1, "ADDED", updated=4), mk_entry(3, "DELETED", updated=7))) == []
+    newer = listing(mk_entry(1, "MODIFIED", updated=6), mk_entry(2, "ADDED", updated=1))
+    assert known.lacking(newer) == [("WEB", "web-1"), ("WEB", "web-2")]
 
 
 def test_a_listing_older_than_a_delta_is_ignored() -> None:
