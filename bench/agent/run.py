@@ -7,30 +7,28 @@ import contextlib
 import tempfile
 import time
 from collections.abc import AsyncGenerator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.agent import dns
+from bench.agent import checks, dns, start
 from bench.agent.latency import Client, measure
 from bench.agent.paths import HOST, Agent, Bridge, Nginx, listening
 from bench.machine import cpu_seconds, resident_kb
-from bench.rows import Row, figure, quantile, say
+from bench.rows import Row, figure, say
 from tests.servers.process import Process, free_port
 from tests.wait import eventually
 
 IDLE_SECONDS = 30.0
-STARTS = 5
 SETTLE = 3.0
 """Seconds of quiet before memory is read."""
 
 
 async def run() -> list[Row]:
-    """Measure; takes about two minutes."""
+    """Measure; takes about six minutes."""
     with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as directory:
         async with _open_world(Path(directory)) as world:
-            rows = [*await _latency(world), *await _idle(world), *await _starts(world, Path(directory))]
-    return [*rows, *await dns.rows()]
+            rows = [*await _latency(world), *await _idle(world)]
+    return [*rows, *await start.rows(), *await dns.rows(), *await checks.rows()]
 
 
 class _World(NamedTuple):
@@ -47,17 +45,17 @@ class _World(NamedTuple):
 async def _open_world(directory: Path) -> AsyncGenerator[_World]:
     with contextlib.ExitStack() as stack:
 
-        async def start(process: Process, port: int) -> None:
+        async def begin(process: Process, port: int) -> None:
             stack.callback(process.stop, 20)
             process.start()
             await listening(process, port)
 
         say("starting a program, the bridge, two agents and two nginx")
         program = Nginx(directory / "program")
-        await start(program, program.port)
+        await begin(program, program.port)
         inbound = free_port()
         bridge = Bridge(directory / "bridge", f"127.0.0.1:{inbound}")
-        await start(bridge, bridge.xds_port)
+        await begin(bridge, bridge.xds_port)
         port = {
             "name": "http",
             "protocol": "http",
@@ -66,13 +64,13 @@ async def _open_world(directory: Path) -> AsyncGenerator[_World]:
             "target": f"127.0.0.1:{program.port}",
         }
         server = Agent(directory / "server", bridge.xds_port, {"services": [{"name": "echo", "ports": [port]}]})
-        await start(server, inbound)
+        await begin(server, inbound)
         caller = Agent(directory / "caller", bridge.xds_port, {})
-        await start(caller, caller.outbound_port)
+        await begin(caller, caller.outbound_port)
         near = Nginx(directory / "nginx-inbound", f"127.0.0.1:{program.port}")
-        await start(near, near.port)
+        await begin(near, near.port)
         nginx = Nginx(directory / "nginx-outbound", f"127.0.0.1:{near.port}")
-        await start(nginx, nginx.port)
+        await begin(nginx, nginx.port)
         await eventually(lambda: _answers(caller.outbound_port), "a call passes through both proxies", 60)
         yield _World(program, bridge, server, caller, nginx)
 
@@ -115,20 +113,3 @@ async def _idle(world: _World) -> list[Row]:
         figure("agent.idle_mb", resident_kb(agent) / 1024, "MiB", f"its Envoy: {resident_kb(envoy) / 1024:.1f}"),
         figure("agent.idle_cpu_percent", share[agent], "% of a CPU", f"its Envoy: {share[envoy]:.2f}"),
     ]
-
-
-async def _starts(world: _World, directory: Path) -> list[Row]:
-    """From the start of an agent to the first call that it routes."""
-    say(f"{STARTS} starts")
-    took: list[float] = []
-    for number in range(STARTS):
-        agent = Agent(directory / f"start-{number}", world.bridge.xds_port, {})
-        began = time.monotonic()
-        agent.start()
-        try:
-            await eventually(partial(_answers, agent.outbound_port), "the first call is routed", 60, every=0.01)
-            took.append(time.monotonic() - began)
-        finally:
-            agent.stop(20)
-    slowest = f"median of {STARTS} starts, the slowest {max(took):.2f}"
-    return [figure("agent.start_to_first_call_s", quantile(took, 0.5), "s", slowest)]

@@ -8,65 +8,22 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 
-from tests import peers
 from tests.servers.consul import Consul
-from tests.servers.nomad import Nomad, client_settings, find_nomad
-from tests.servers.peers import peer_binary
-from tests.servers.process import free_port
-from tests.servers.upstream import Load, constant_load, get
+from tests.servers.nomad import Nomad, client_settings
+from tests.servers.nomad_jobs import JOBS, NomadJobs, bookinfo, reviews, run_nomad
+from tests.servers.upstream import Load, get
 from tests.wait import eventually
 
 pytestmark = pytest.mark.timeout(600)
 
-JOBS = Path(__file__).resolve().parents[2] / "nomad"
 NOTICED = 60
 """Seconds within which Nomad has done what it was told, and everybody knows."""
-
-
-class World:
-    """A Nomad of two clients that runs the bridge and Bookinfo, two instances of each service."""
-
-    def __init__(self, nomad: Nomad) -> None:
-        self.nomad = nomad
-        self.gateway_port = free_port()
-        self.envoy = peer_binary("envoy", peers.ENVOYS[-1])
-        self.isthmus = Path(sys.executable).with_name("isthmus")
-
-    async def run(self, job: str, variables: Mapping[str, object]) -> str:
-        """`nomad job run`, which waits until the deployment is over; what it prints."""
-        settings = {"driver": "raw_exec", "command": self.isthmus, **variables}
-        words = [f"-var={name}={value}" for name, value in settings.items()]
-        return await self.cli("job", "run", *words, JOBS / f"{job}.nomad.hcl")
-
-    async def run_bookinfo(self, release: int) -> str:
-        """Deploy Bookinfo, with Envoy beside each instance."""
-        return await self.run("bookinfo", {"envoy": self.envoy, "count": 2, "release": release})
-
-    async def cli(self, *words: str | Path) -> str:
-        """What a `nomad` command prints. Raises AssertionError when it fails."""
-        return await asyncio.to_thread(run_nomad, self.nomad.address, *words)
-
-    async def service(self, name: str) -> Any:
-        """A service, as one of the bridges knows it."""
-        (bridge, *_) = await self.nomad.get("/v1/service/isthmus")
-        url = f"http://{bridge['Address']}:{bridge['Port']}/debug/catalog"
-        async with aiohttp.ClientSession() as session, session.get(url) as answer:
-            services = (await answer.json())["services"]
-        return next(service for service in services if service["key"]["name"] == name)
-
-    def load(self, host: str) -> AbstractAsyncContextManager[Load]:
-        """Requests through the gateway."""
-        return constant_load(self.gateway_port, host, 2)
 
 
 def wait_for_the_agent(isthmus: Path) -> None:
@@ -76,56 +33,13 @@ def wait_for_the_agent(isthmus: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def run_nomad(address: str, *words: str | Path) -> str:
-    command = ["nomad", *map(str, words)]
-    try:
-        done = ask_nomad(address, *words)
-    except subprocess.TimeoutExpired as e:
-        state = "".join(
-            ask_nomad(address, *about).stdout for about in (("job", "status"), ("job", "status", "bookinfo"))
-        )
-        raise AssertionError(f"{' '.join(command)} takes longer than {e.timeout} s:\n{state}") from e
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
-    return done.stdout
-
-
-def ask_nomad(address: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "NOMAD_ADDR": address}
-    return subprocess.run(
-        [find_nomad(), *words],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        stdin=subprocess.DEVNULL,
-    )
-
-
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    # Sockets are made below it, whose paths may not be long.
-    directory = Path(tempfile.mkdtemp(prefix="nj-"))
-    nomad = await Nomad.start_one(directory / "0")
-    try:
-        await nomad.add_client(directory / "1", "node-1")
-        await nomad.ready(2)
-        world = World(nomad)
-        await world.run("isthmus", {"nomad_address": nomad.address})
-        await world.run("gateway", {"envoy": world.envoy, "gateway_port": world.gateway_port})
-        await world.run_bookinfo(1)
+async def world() -> AsyncIterator[NomadJobs]:
+    async with bookinfo() as world:
         yield world
-    finally:
-        nomad.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
-def reviews(load: Load) -> set[str]:
-    """The instances of reviews that answered since the last call."""
-    return {json.loads(page)["reviews"]["instance"] for page in load.recent()}
-
-
-async def test_bookinfo(world: World) -> None:
+async def test_bookinfo(world: NomadJobs) -> None:
     """The jobs run, and no request fails while one application is not well, while all of it is deployed anew, and while a client
     is drained. Random ports are one port of one service."""
     known = await world.service("reviews")
@@ -153,7 +67,7 @@ async def test_bookinfo_in_consul_and_an_agent_per_client(tmp_path: Path) -> Non
     settings = {"consul": {"address": consul.address.removeprefix("http://")}, "client": client}
     nomad = await Nomad.start_one(directory, settings)
     try:
-        world = World(nomad)
+        world = NomadJobs(nomad)
         bridge = {"nomad_address": nomad.address, "consul_address": consul.address, "replicas": 1}
         await world.run("isthmus", bridge)
         gateway = {"envoy": world.envoy, "gateway_port": world.gateway_port, "provider": "consul"}
@@ -177,18 +91,16 @@ async def test_bookinfo_in_consul_and_an_agent_per_client(tmp_path: Path) -> Non
     assert [port["number"] for port in known["ports"]] == [9080]
 
 
-async def one_is_unwell(world: World, pages: Load) -> None:
+async def one_is_unwell(world: NomadJobs, pages: Load) -> None:
     """No request goes to an application that says so, and again when it is well."""
-    allocation = next(a["ID"] for a in await world.nomad.allocations("bookinfo") if a["TaskGroup"] == "reviews-v1")
-    name = f"reviews-v1-{allocation[:8]}"
-    application = process(name)
+    name, application = await world.an_instance_of("reviews-v1")
     os.kill(application, signal.SIGUSR1)
     await eventually(lambda: name not in reviews(pages), "no request goes to it", NOTICED, every=1)
     os.kill(application, signal.SIGUSR1)
     await eventually(lambda: name in reviews(pages), "it is back", NOTICED, every=1)
 
 
-async def everything_is_replaced(world: World) -> None:
+async def everything_is_replaced(world: NomadJobs) -> None:
     """A deployment leaves no allocation of the one before."""
     before = {a["ID"] for a in await world.nomad.allocations("bookinfo")}
     await world.run_bookinfo(2)
@@ -197,7 +109,7 @@ async def everything_is_replaced(world: World) -> None:
     assert not before & after
 
 
-async def a_client_is_drained(world: World) -> None:
+async def a_client_is_drained(world: NomadJobs) -> None:
     """Everything moves off the client that does not run the gateway."""
     (gateway,) = await world.nomad.allocations("gateway")
     node = next(n["ID"] for n in await world.nomad.get("/v1/nodes") if n["ID"] != gateway["NodeID"])
@@ -208,18 +120,6 @@ async def a_client_is_drained(world: World) -> None:
         return len(allocations) == 12 and all(a["NodeID"] == gateway["NodeID"] for a in allocations)
 
     await eventually(moved, "everything runs on the other client", NOTICED, every=0.5)
-
-
-def process(name: str) -> int:
-    """The process of an application, by what it is called."""
-    for directory in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (directory / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue  # it has ended meanwhile
-        if name in words and "app" in str((directory / "cwd").readlink()).split("/"):
-            return int(directory.name)
-    raise LookupError(name)
 
 
 @pytest.mark.parametrize("driver", ["docker", "exec", "raw_exec"])
