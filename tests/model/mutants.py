@@ -214,6 +214,20 @@ MUTANTS = {
         "",
         refusals.test_a_list_refused_whole_and_in_vain_is_not_repeated,
     ),
+    "what was refused in vain is gone on with": Mutant(
+        Parking,
+        "refuse",
+        "(good is None or self._vain.get(name) == good.version)",
+        "good is None",
+        refusals.test_what_a_new_stream_saw_refused_is_nothing_to_go_on_with,
+    ),
+    "what was refused in vain and then accepted is not gone on with": Mutant(
+        Substream,
+        "_settle",
+        "self.parking.accept()",
+        "pass",
+        refusals.test_what_was_refused_and_then_accepted_is_gone_on_with,
+    ),
     "what was sent for its own sake is not sent again with the rest": Mutant(
         Parking,
         "_send_again",

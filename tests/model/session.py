@@ -55,6 +55,8 @@ class Session:
         """Types of which the client may hold what it has not been sent on this stream: it is not to be left out when refused."""
         self.mixed: set[TypeUrl] = set()
         """Types of which it asked for names beside the whole or in its place; as above, for good."""
+        self.vain: dict[TypeUrl, dict[str, str]] = {t: {} for t in ORDER}
+        """What it refused without anything sure to go on with: it does not have that either."""
         self.suspects: dict[TypeUrl, dict[str, str]] = {t: {} for t in ORDER}
         """What was refused together without saying which. The client may have taken it, so nothing it had before is sure."""
         self.renewed: set[str] = set()
@@ -120,6 +122,7 @@ class Session:
                 self._expect_to_park(type_url, request.error_detail.message)
             else:
                 self.unsure.discard(type_url)
+                self.vain[type_url].clear()
         if isinstance(request, DiscoveryRequest):
             if nonce and nonce != self._last_nonce.get(type_url, nonce) and type_url not in self.in_flight:
                 return
@@ -182,9 +185,13 @@ class Session:
         type_url = TypeUrl(response.type_url)
         if self.client.variant == "delta" or type_url not in WHOLE:
             return False
-        had, version = self.had[type_url], next(r.version for r in response.resources if r.name == name)
+        had, version = self._sure(type_url), next(r.version for r in response.resources if r.name == name)
         is_sure = name in had or type_url not in self.unsure | self.mixed
         return had.get(name) == version or not is_sure or bool(self.client.outbox)
+
+    def _sure(self, type_url: TypeUrl) -> dict[str, str]:
+        """What it had before the last response, as far as it did not refuse that."""
+        return {n: v for n, v in self.had[type_url].items() if self.vain[type_url].get(n) != v}
 
     def _expect_again(self, type_url: TypeUrl, named: Collection[str], *, is_sure: bool) -> None:
         """Nothing of the last response was taken: what the names do not concern is due as it was before."""
@@ -205,14 +212,18 @@ class Session:
         self.owed[type_url] |= {n for n in self._owed_before[type_url] - set(named) if self._wants(type_url, n)}
 
     def _expect_to_park(self, type_url: TypeUrl, error: str) -> None:
-        had, offered = self.had[type_url], self.offered[type_url]
+        had, offered = self._sure(type_url), self.offered[type_url]
         current = self._snapshot.of_type(type_url)
         named = error.partition(": ")[2].split()
+        unsure = type_url in self.unsure | self.mixed
+        brought = {r.name: r.version for r in self._last[type_url].resources}
+        vain = {n: v for n, v in brought.items() if unsure and n in (named or brought) and n not in had}
+        self.vain[type_url] = vain if named and not error.startswith(WHOLLY) else self.vain[type_url] | vain
         # What it had before it refuses in vain: it keeps that.
         refused = {
             n: v
             for n in named or [r.name for r in self._last[type_url].resources]
-            if (v := offered.get(n)) and had.get(n) != v and (n in had or type_url not in self.unsure | self.mixed)
+            if (v := offered.get(n)) and had.get(n) != v and (n in had or not unsure)
         }
         if error.startswith(WHOLLY) or (refused and not named):
             self._expect_again(type_url, named or refused, is_sure=bool(named) or self.client.variant == "sotw")

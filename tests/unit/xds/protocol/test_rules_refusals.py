@@ -255,6 +255,36 @@ def test_a_new_stream_knows_of_no_refusal() -> None:
     assert again.put(CDS, "b", content=1) == ["CDS a b"]
 
 
+def test_what_a_new_stream_saw_refused_is_nothing_to_go_on_with() -> None:
+    """Rules 12 and 20: the client has an older one. So it is offered when it comes back, and not in place of the next one."""
+    before = settled(SotwTalk)
+    version = before.last[CDS].version
+    before.put(CDS, "a", content=1)
+    again = SotwTalk(before.world)
+    again.ask(CDS, version=version)
+    refuse(again, CDS, "a")
+    assert again.put(CDS, "a", content=2) == ["CDS a b"]
+    assert refuse(again, CDS, "a") == []
+    assert again.put(CDS, "b", content=1) == ["CDS a b"]
+    assert got(again, CDS)["a"] == mk_resource(CDS, "a", 2)
+    assert refuse(again, CDS, "a") == []
+    assert again.put(CDS, "a", content=1) == ["CDS a b"]
+
+
+def test_what_was_refused_and_then_accepted_is_gone_on_with() -> None:
+    """Rule 12, for a client that has asked for names in place of everything, and may have had them before."""
+    talk = settled(SotwTalk)
+    talk.ask(CDS, ["a", "b"])
+    talk.put(CDS, "c")
+    assert talk.ask(CDS, ["a", "b", "c"]) == ["CDS a b c"]
+    assert refuse(talk, CDS, "c") == []
+    assert talk.put(CDS, "b", content=1)[:1] == ["CDS a b c"]
+    talk.ack(CDS, EDS)
+    assert talk.put(CDS, "c", content=1) == ["CDS a b c"]
+    assert refuse(talk, CDS, "c") == []
+    assert parked(talk, CDS) == ("c",)
+
+
 def test_a_new_stream_knows_of_no_refusal_in_delta() -> None:
     """Rules 12 and 29: what the client has from before is told to go when it does, and is not sent in any other way."""
     world = settled(DeltaTalk).world

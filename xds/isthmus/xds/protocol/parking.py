@@ -36,7 +36,7 @@ class Parked(msgspec.Struct, frozen=True):
 class Parking:
     """Between what is served to all and what this client has: the client's holdings are served all but what is parked."""
 
-    __slots__ = ("_holdings", "_resources", "_suspects", "_telling", "_tries", "_version", "parked")
+    __slots__ = ("_holdings", "_resources", "_suspects", "_telling", "_tries", "_vain", "_version", "parked")
 
     def __init__(
         self, holdings: Holdings, telling: Telling, resources: Mapping[str, Resource], version: SetVersion
@@ -45,6 +45,8 @@ class Parking:
         self._suspects: tuple[list[str], ...] = ()
         """Names that are still to be offered again, in the groups that are offered together."""
         self._tries = 0
+        self._vain: Mapping[str, str] = _NO_VERSIONS
+        """Versions refused in vain, by name: what the client goes on with instead is not known."""
         self._holdings = holdings
         self._telling = telling
         self._resources = resources
@@ -77,6 +79,10 @@ class Parking:
             if holdings.subscription.wants(name):
                 holdings.look(name, holdings.pending.get(name) or before.get(name) or self._telling.after_refusal)
 
+    def accept(self) -> None:
+        """The client has taken all of a response."""
+        self._vain = _NO_VERSIONS
+
     @property
     def is_searching(self) -> bool:
         """Whether there are suspects to be offered once more."""
@@ -101,13 +107,15 @@ class Parking:
             named = [n for n, r in brought.items() if n in fresh and not (n in undo and undo[n].version == r.version)]
         parked: dict[str, Parked] = {}
         renewed: set[str] = set()
+        vain: dict[str, str] = {}
         in_vain = False
         for name in [n for n in named if holdings.subscription.wants(n)]:
             refused, good = brought[name], undo.get(name)
             has = holdings.had.get(name) or holdings.has(name)
             if not isinstance(has, Resource) or has.version != refused.version:
                 continue  # it has been asked for anew: what comes next takes its place
-            if good is None and may_hold_more:
+            if may_hold_more and (good is None or self._vain.get(name) == good.version):
+                vain[name] = refused.version
                 in_vain = True
                 continue  # it may go on with an older one, as long as it is named one
             if name not in fresh or (good is not None and good.version == refused.version):
@@ -119,6 +127,8 @@ class Parking:
             elif good is None or good.field:
                 renewed.add(name)
                 holdings.had.update({name: good} if good else {})
+        if vain or self._vain:
+            self._vain = vain if takes_rest else {**self._vain, **vain}
         if not names_any:
             self._suspect(parked, alone=len(named) == 1)
             named = list(parked)
@@ -204,3 +214,4 @@ class Parking:
 
 
 _NONE: Mapping[str, Parked] = {}
+_NO_VERSIONS: Mapping[str, str] = {}

@@ -235,6 +235,7 @@ class Substream(abc.ABC, Generic[Request]):
             parked = self.parking.refuse(sent, error, takes_rest=rest, may_hold_more=self._may_hold_more)
             return Received(Outcome.NACKED, self.type_url, sent.response, self._error, parked)
         self._error = ""
+        self.parking.accept()
         self._acked_version = sent.response.version
         self._acked_generation = self._sent_generation
         return Received(Outcome.ACKED, self.type_url, sent.response)
