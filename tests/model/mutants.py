@@ -214,6 +214,13 @@ MUTANTS = {
         "",
         refusals.test_a_list_refused_whole_and_in_vain_is_not_repeated,
     ),
+    "what was asked for and has gone from what was refused whole is not told": Mutant(
+        Parking,
+        "_send_again",
+        "(Lacks.ASKED if name in sent.asked else self._telling.after_refusal)",
+        "self._telling.after_refusal",
+        refusals.test_what_has_gone_from_a_list_refused_whole_is_told_to_who_asked_for_it,
+    ),
     "what was refused in vain is gone on with": Mutant(
         Parking,
         "refuse",

@@ -226,6 +226,16 @@ def test_a_response_refused_whole_leaves_a_cluster_without_its_endpoints(talk: S
     assert talk.ack(EDS, error=WHOLLY.format("b")) == ["EDS a"]
 
 
+def test_what_has_gone_from_a_list_refused_whole_is_told_to_who_asked_for_it() -> None:
+    """Rules 12 and 17: nothing of the list was taken, so the client still waits for an answer."""
+    world = settled(SotwTalk).world
+    talk = SotwTalk(world)
+    assert talk.ask(CDS, ["a", "b"]) == ["CDS a b"]
+    assert talk.remove(CDS, "b") == []
+    assert talk.ack(CDS, error=WHOLLY.format("a")) == ["CDS -b"]
+    assert talk.ack(CDS) == []
+
+
 def test_a_list_refused_whole_and_in_vain_is_not_repeated() -> None:
     """Rules 11 and 12: it would name again what a client that came back may have an older one of, and be refused again."""
     before = settled(SotwTalk)

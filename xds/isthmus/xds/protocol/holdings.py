@@ -86,6 +86,12 @@ class Holdings:
         """The names that are owed an answer and do not exist, in order."""
         return sorted(n for n, has in self.pending.items() if has is Lacks.ASKED and n not in self.served)
 
+    def asked(self, names: Iterable[str]) -> frozenset[str]:
+        """Which of the names are owed an answer, where a response is the whole truth and names are asked for."""
+        if not self._telling.is_whole or not self.subscription.names or self.afresh:
+            return _NOBODY
+        return frozenset(n for n in names if self.pending.get(n) is Lacks.ASKED)
+
     def has(self, name: str) -> Has | None:
         """What the client has under a name that it wants, or why nothing; None: there is nothing to have."""
         return self.pending.get(name) or self.served.get(name) or self.kept.get(name)
@@ -260,3 +266,6 @@ class Holdings:
             return
         names = self.served.keys() | self.pending.keys() if self.subscription.wildcard else self.subscription.names
         self.total = SetVersion.of(r for n in names if isinstance(r := self.has(n), Resource))
+
+
+_NOBODY: frozenset[str] = frozenset()

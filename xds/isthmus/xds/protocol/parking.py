@@ -180,7 +180,7 @@ class Parking:
                 again.add(name)
             else:
                 holdings.count([has] if isinstance(has, Resource) else [], [had] if had else [])
-                holdings.look(name, had or self._telling.after_refusal)
+                holdings.look(name, had or (Lacks.ASKED if name in sent.asked else self._telling.after_refusal))
         holdings.ask(again)
 
     def _keep(self, parked: Mapping[str, Parked]) -> frozenset[str]:

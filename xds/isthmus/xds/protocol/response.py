@@ -44,12 +44,14 @@ class Response(msgspec.Struct, frozen=True):
 class Sent(msgspec.Struct, frozen=True):
     """A response in flight. `undo` is what the client had before it, where it had anything.
 
-    `fresh` names what the response adds or changes, of all that it brings; None if that is all of it.
+    `fresh` names what the response adds or changes, of all that it brings; None if that is all of it. `asked` names, of a type
+    whose responses are the whole truth, what the client asked for by name and is answered with it.
     """
 
     response: Response
     undo: Mapping[str, Resource]
     fresh: Collection[str] | None
+    asked: frozenset[str] = frozenset()
 
 
 class Received(msgspec.Struct, frozen=True):

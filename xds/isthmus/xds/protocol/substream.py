@@ -173,6 +173,7 @@ class Substream(abc.ABC, Generic[Request]):
             gone = sorted(n for n in withdraw if n in pending)
         if not (self._due or fresh or denied or gone):
             return None
+        asked = holdings.asked(fresh)
         undo = holdings.send(fresh, denied, gone)
         version, state = self._state()
         head = Response(
@@ -190,7 +191,7 @@ class Substream(abc.ABC, Generic[Request]):
             response = self._build(head, fresh, denied, gone)
             if len(memo) < MEMO_LIMIT and not is_parked:
                 memo[key] = response
-        self._sent = Sent(response, undo, fresh if len(fresh) < len(response.resources) else None)
+        self._sent = Sent(response, undo, fresh if len(fresh) < len(response.resources) else None, asked)
         self._nonce = response.nonce
         self._due = self._answering = False
         self._sent_version = response.version
